@@ -1,0 +1,17 @@
+//! Events, their Avro schemas and the wire format: what may stand on the log.
+//!
+//! * [`event`]: what every event has; one file a domain: [`clicks`], [`orders`].
+//! * [`topics`]: the list of topics, the log's table of contents.
+//! * [`codec`]: bytes to events and back, in the Confluent wire format.
+//! * [`registry`]: the client of a Confluent-compatible schema registry.
+//! * [`json`]: JSON from people, checked against the Avro schema, every fault named.
+//! * [`position`]: a place on the log, `topic/partition@offset`.
+
+pub mod clicks;
+pub mod codec;
+pub mod event;
+pub mod json;
+pub mod orders;
+pub mod position;
+pub mod registry;
+pub mod topics;
