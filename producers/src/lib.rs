@@ -1,1 +1,19 @@
-//! x
+//! Appending events to the log: the only way anything is written.
+//!
+//! * [`append`]: records to the broker, and what became of them; [`writer`]: events of one topic as such records;
+//!   [`lane`]: many single appends in few batches.
+//! * [`emit`]: bulk appends for the command line; one file a domain with samples and importers: [`clicks`], [`orders`].
+//! * [`kafka`]: addresses and client settings; [`topics`]: topics as they have to be; [`partition`]: Java's partitioner.
+//! * [`clock`]: the one place where time and chance enter; [`metrics`]: counters for `/metrics`.
+
+pub mod append;
+pub mod clicks;
+pub mod clock;
+pub mod emit;
+pub mod kafka;
+pub mod lane;
+pub mod metrics;
+pub mod orders;
+pub mod partition;
+pub mod topics;
+pub mod writer;

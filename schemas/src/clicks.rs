@@ -35,6 +35,7 @@ pub struct BannerClicked {
     /// The banner, at least 0.
     pub banner_id: i64,
     /// When the click was received, milliseconds since 1970-01-01T00:00:00Z.
+    #[cfg_attr(test, avro(with = || Schema::TimestampMillis))]
     pub received_at: i64,
 }
 
@@ -61,5 +62,20 @@ impl Event for BannerClicked {
             ));
         }
         faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::AvroSchema;
+
+    use super::*;
+
+    #[test]
+    fn the_struct_is_what_the_schema_says() {
+        assert_eq!(
+            BannerClicked::get_schema().canonical_form(),
+            SCHEMA.canonical_form()
+        );
     }
 }

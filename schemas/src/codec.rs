@@ -8,14 +8,19 @@
 //! Bytes may be hostile. A schema is taken from the registry only if data written with it cannot grow in memory
 //! beyond its own size: see [`hostile`].
 
-use std::{collections::HashMap, marker::PhantomData};
+use std::{
+    collections::HashMap,
+    fmt,
+    io::{self, Read},
+    marker::PhantomData,
+};
 
 use apache_avro::{
     Schema, from_value,
     rabin::Rabin,
     reader::datum::GenericDatumReader,
-    schema::{Name, RecordSchema},
-    schema_compatibility::SchemaCompatibility,
+    schema::{DecimalSchema, InnerDecimalSchema, Name, RecordSchema, UuidSchema},
+    schema_compatibility::{Compatibility, SchemaCompatibility},
     types::Value,
     util::max_allocation_bytes,
     writer::datum::GenericDatumWriter,
@@ -34,6 +39,12 @@ const MAGIC: u8 = 0;
 const FRAME_BYTES: usize = 5;
 /// How deep the types of a writer's schema may be nested.
 const DEPTH_MAX: usize = 32;
+/// How many lists of a writer's schema may lie in each other: each that is open may announce [`RECORD_BYTES_MAX`].
+const LISTS_MAX: usize = 3;
+/// The longest name of a field or symbol in a writer's schema: values repeat it.
+const NAME_BYTES_MAX: usize = 128;
+/// How much of a library's reason is kept: some print whole schemas.
+const WHY_CHARS_MAX: usize = 500;
 
 /// Writes events of one topic as record values.
 pub struct Encoder<E> {
@@ -194,13 +205,14 @@ impl<E: Event> Decoder<E> {
         let (id, mut datum) = unframe(value)?;
         let malformed = |error: apache_avro::Error| DecodeError::Malformed {
             id,
-            why: error.to_string(),
+            why: brief(error),
         };
         let event = match self.readers.get(&id) {
             None => return Err(DecodeError::NotLearned(id)),
             Some(Reader::Current(reader)) => reader.read_deser(&mut datum).map_err(malformed)?,
             Some(Reader::Resolved(reader)) => {
-                let value = reader.read_value(&mut datum).map_err(malformed)?;
+                let value = read_value(reader, &mut datum)
+                    .map_err(|why| DecodeError::Malformed { id, why })?;
                 from_value(&value).map_err(malformed)?
             }
             Some(Reader::Missing) => return Err(DecodeError::NoSuchSchema(id)),
@@ -265,7 +277,7 @@ impl<E: Event> Decoder<E> {
         let writer = match Schema::parse_str(text) {
             Ok(writer) => writer,
             Err(_) if !registered_here => return Ok((Reader::Foreign, "foreign".to_owned())),
-            Err(error) => return Err(unreadable(error.to_string())),
+            Err(error) => return Err(unreadable(brief(error))),
         };
         let fingerprint = writer.fingerprint::<Rabin>().to_string();
         let own = E::schema();
@@ -276,23 +288,43 @@ impl<E: Event> Decoder<E> {
         if let Some(why) = hostile(&writer) {
             return Ok((Reader::Hostile(why), fingerprint));
         }
+        check_readable::<E>(&writer).map_err(unreadable)?;
         if current {
             let reader = GenericDatumReader::builder(own)
                 .human_readable(false)
                 .build()
-                .map_err(|error| unreadable(error.to_string()))?;
+                .map_err(|error| unreadable(brief(error)))?;
             return Ok((Reader::Current(reader), fingerprint));
         }
-        SchemaCompatibility::can_read(&writer, own)
-            .map_err(|error| unreadable(error.to_string()))?;
         // Kept for the life of the process; there are as many as versions of the schema.
         let writer: &'static Schema = Box::leak(Box::new(writer));
         let reader = GenericDatumReader::builder(writer)
             .reader_schema(own)
             .build()
-            .map_err(|error| unreadable(error.to_string()))?;
+            .map_err(|error| unreadable(brief(error)))?;
         Ok((Reader::Resolved(reader), fingerprint))
     }
+}
+
+/// Whether every record of `writer` can be read as this build's event, not only some of them.
+fn check_readable<E: Event>(writer: &Schema) -> Result<(), String> {
+    let own = E::schema();
+    if SchemaCompatibility::can_read(writer, own).map_err(brief)? == Compatibility::Partial {
+        return Err("some of its branches or symbols are unknown here".to_owned());
+    }
+    // What is compatible by the book may be more than resolution does: aliases and units of time. So resolve one,
+    // the datum of zeros, if there is such a datum.
+    let reader = GenericDatumReader::builder(writer).build().map_err(brief)?;
+    let Ok(zeros) = reader.read_value(&mut io::repeat(0)) else {
+        return Ok(());
+    };
+    let resolved = zeros.resolve(own).map_err(brief)?;
+    from_value::<E>(&resolved).map(drop).map_err(brief)
+}
+
+/// The beginning of an error's text.
+fn brief(error: impl fmt::Display) -> String {
+    error.to_string().chars().take(WHY_CHARS_MAX).collect()
 }
 
 /// Splits a record value into the id of its schema and the datum.
@@ -322,64 +354,150 @@ pub fn decode_any(schema: &Schema, mut datum: &[u8]) -> Result<Value, String> {
     if let Some(why) = hostile(schema) {
         return Err(why.to_owned());
     }
-    let reader = GenericDatumReader::builder(schema)
-        .build()
-        .map_err(|error| error.to_string())?;
-    let value = reader
-        .read_value(&mut datum)
-        .map_err(|error| error.to_string())?;
+    let reader = GenericDatumReader::builder(schema).build().map_err(brief)?;
+    let value = read_value(&reader, &mut datum)?;
     if datum.is_empty() {
         return Ok(value);
     }
     Err(format!("{} bytes are left over", datum.len()))
 }
 
+/// Reads a value. A datum that ends too early is an error: apache-avro takes a text that ends early for a null, which
+/// goes unnoticed in a field that is dropped.
+fn read_value(reader: &GenericDatumReader<'_>, datum: &mut &[u8]) -> Result<Value, String> {
+    let mut bytes = Bytes {
+        rest: datum,
+        ran_out: false,
+    };
+    let value = reader.read_value(&mut bytes).map_err(brief)?;
+    if bytes.ran_out {
+        return Err("the bytes end too early".to_owned());
+    }
+    *datum = bytes.rest;
+    Ok(value)
+}
+
+/// Bytes that remember whether more was wanted than there was.
+struct Bytes<'a> {
+    rest: &'a [u8],
+    ran_out: bool,
+}
+
+impl Read for Bytes<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.ran_out |= out.len() > self.rest.len();
+        self.rest.read(out)
+    }
+}
+
 /// Why data of this schema could take more memory or stack than its own size suggests: types that hold themselves
-/// (a record of a few bytes could be nested a million deep), and lists of things that take no bytes (a few bytes
-/// could announce a million of them).
+/// (a record of a few bytes could be nested a million deep), things that take no bytes (a few bytes could announce a
+/// million of them; only a branch of a union may be such a thing), and sizes that the schema itself makes large.
 pub fn hostile(schema: &Schema) -> Option<&'static str> {
-    let mut open = Vec::new();
-    check_growth(schema, &mut open)
+    Types::default().shape(schema).err()
 }
 
-fn check_growth<'s>(schema: &'s Schema, open: &mut Vec<&'s Name>) -> Option<&'static str> {
-    if open.len() > DEPTH_MAX {
-        return Some("its types are nested too deep");
-    }
-    match schema {
-        Schema::Ref { name } if open.contains(&name) => Some("a type holds itself"),
-        Schema::Record(RecordSchema { name, fields, .. }) => {
-            open.push(name);
-            let found = fields
-                .iter()
-                .find_map(|field| check_growth(&field.schema, open));
-            open.pop();
-            found
+/// What matters of a type.
+#[derive(Clone, Copy, Default)]
+struct Shape {
+    takes_no_bytes: bool,
+    depth: usize,
+    lists: usize,
+}
+
+/// The named types of a schema that are complete; one that is still being looked at is not among them.
+#[derive(Default)]
+struct Types<'s>(HashMap<&'s Name, Shape>);
+
+impl<'s> Types<'s> {
+    fn shape(&mut self, schema: &'s Schema) -> Result<Shape, &'static str> {
+        let shape = match schema {
+            Schema::Ref { name } => self.0.get(name).copied().ok_or("a type holds itself")?,
+            Schema::Record(record) => self.record(record)?,
+            Schema::Array(array) => self.list(&array.items)?,
+            Schema::Map(map) => self.list(&map.types)?,
+            Schema::Union(union) => {
+                let mut shape = Shape::default();
+                for variant in union.variants() {
+                    shape.put_around(self.shape(variant)?);
+                }
+                shape
+            }
+            Schema::Enum(symbols) => {
+                symbols.symbols.iter().try_for_each(|name| check(name))?;
+                Shape::default()
+            }
+            schema => Shape {
+                takes_no_bytes: matches!(schema, Schema::Null) || fixed_size(schema) == Some(0),
+                ..Shape::default()
+            },
+        };
+        if fixed_size(schema).is_some_and(|bytes| bytes > RECORD_BYTES_MAX) {
+            return Err("a value of fixed size is larger than a record");
         }
-        Schema::Array(array) => check_list(&array.items, open),
-        Schema::Map(map) => check_list(&map.types, open),
-        Schema::Union(union) => union
-            .variants()
-            .iter()
-            .find_map(|variant| check_growth(variant, open)),
-        _ => None,
+        if shape.depth > DEPTH_MAX {
+            return Err("its types are nested too deep");
+        }
+        if shape.lists > LISTS_MAX {
+            return Err("its lists are nested too deep");
+        }
+        if let Some(name) = schema.name() {
+            self.0.insert(name, shape);
+        }
+        Ok(shape)
+    }
+
+    fn record(&mut self, record: &'s RecordSchema) -> Result<Shape, &'static str> {
+        let mut shape = Shape {
+            takes_no_bytes: record.fields.is_empty(),
+            ..Shape::default()
+        };
+        for field in &record.fields {
+            check(&field.name)?;
+            let inner = self.shape(&field.schema)?;
+            if inner.takes_no_bytes {
+                return Err("a field that takes no bytes");
+            }
+            shape.put_around(inner);
+        }
+        Ok(shape)
+    }
+
+    fn list(&mut self, items: &'s Schema) -> Result<Shape, &'static str> {
+        let inner = self.shape(items)?;
+        if inner.takes_no_bytes {
+            return Err("a list of things that take no bytes");
+        }
+        let mut shape = Shape::default();
+        shape.put_around(inner);
+        shape.lists += 1;
+        Ok(shape)
     }
 }
 
-fn check_list<'s>(items: &'s Schema, open: &mut Vec<&'s Name>) -> Option<&'static str> {
-    if takes_no_bytes(items) {
-        return Some("a list of things that take no bytes");
+impl Shape {
+    fn put_around(&mut self, inner: Self) {
+        self.depth = self.depth.max(inner.depth + 1);
+        self.lists = self.lists.max(inner.lists);
     }
-    check_growth(items, open)
 }
 
-fn takes_no_bytes(schema: &Schema) -> bool {
+fn check(name: &str) -> Result<(), &'static str> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err("a name is too long");
+    }
+    Ok(())
+}
+
+fn fixed_size(schema: &Schema) -> Option<usize> {
     match schema {
-        Schema::Null => true,
-        Schema::Record(record) => record.fields.iter().all(|f| takes_no_bytes(&f.schema)),
-        Schema::Fixed(fixed) => fixed.size == 0,
-        // A named type that was seen before: it may be empty, and nobody needs lists of such.
-        Schema::Ref { .. } => false,
-        _ => false,
+        Schema::Fixed(fixed)
+        | Schema::Duration(fixed)
+        | Schema::Uuid(UuidSchema::Fixed(fixed))
+        | Schema::Decimal(DecimalSchema {
+            inner: InnerDecimalSchema::Fixed(fixed),
+            ..
+        }) => Some(fixed.size),
+        _ => None,
     }
 }

@@ -1,19 +1,29 @@
 //! JSON from people and programs, checked against the Avro schema of the event, so that every fault is named at once
 //! and by its path: fields that are missing, unknown or of the wrong type, and the domain's own rules.
 
-use apache_avro::{Schema, schema::RecordSchema};
+use apache_avro::{
+    Schema,
+    schema::{ArraySchema, RecordSchema},
+};
 use serde_json::{Map, Value};
 
 use crate::event::{Event, Fault};
 
+/// The most faults that are named: a body of zeros where items belong would have half a million.
+const FAULTS_MAX: usize = 100;
+
 /// Reads one event.
 ///
 /// # Errors
-/// Every fault of the JSON.
+/// Every fault of the JSON, or the first hundred.
 pub fn read<E: Event>(value: Value) -> Result<E, Vec<Fault>> {
     let mut faults = Vec::new();
     // What is missing or wrong is filled with an empty value, so that the rules can be asked about the rest.
     let filled = check(E::schema(), Some(value), "", &mut faults);
+    if faults.len() >= FAULTS_MAX {
+        faults.truncate(FAULTS_MAX);
+        return Err(faults);
+    }
     let event: E = match serde_json::from_value(filled) {
         Ok(event) => event,
         Err(error) => {
@@ -32,6 +42,7 @@ pub fn read<E: Event>(value: Value) -> Result<E, Vec<Fault>> {
     if faults.is_empty() {
         return Ok(event);
     }
+    faults.truncate(FAULTS_MAX);
     Err(faults)
 }
 
@@ -51,18 +62,7 @@ fn check(schema: &Schema, value: Option<Value>, path: &str, faults: &mut Vec<Fau
         (Schema::Record(record), Value::Object(fields)) => {
             check_record(record, fields, path, faults)
         }
-        (Schema::Array(array), Value::Array(items)) => items
-            .into_iter()
-            .enumerate()
-            .map(|(index, item)| {
-                check(
-                    &array.items,
-                    Some(item),
-                    &format!("{path}[{index}]"),
-                    faults,
-                )
-            })
-            .collect(),
+        (Schema::Array(array), Value::Array(items)) => check_list(array, items, path, faults),
         (Schema::String, value @ Value::String(_)) => value,
         (Schema::Long | Schema::TimestampMillis, Value::Number(number)) if number.is_i64() => {
             Value::Number(number)
@@ -73,6 +73,23 @@ fn check(schema: &Schema, value: Option<Value>, path: &str, faults: &mut Vec<Fau
             empty(schema)
         }
     }
+}
+
+fn check_list(
+    array: &ArraySchema,
+    items: Vec<Value>,
+    path: &str,
+    faults: &mut Vec<Fault>,
+) -> Value {
+    let mut filled = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        if faults.len() >= FAULTS_MAX {
+            break;
+        }
+        let path = format!("{path}[{index}]");
+        filled.push(check(&array.items, Some(item), &path, faults));
+    }
+    Value::Array(filled)
 }
 
 fn check_record(
@@ -91,10 +108,19 @@ fn check_record(
         let value = check(&field.schema, value, &inside(&field.name), faults);
         filled.insert(field.name.clone(), value);
     }
-    for name in fields.keys() {
-        faults.push(Fault::new(inside(name), "is unknown"));
+    for name in fields.keys().take(FAULTS_MAX) {
+        faults.push(Fault::new(inside(&quoted(name)), "is unknown"));
     }
     Value::Object(filled)
+}
+
+/// The name of an unknown field, in quotes if it could be taken for a path.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || c == '_';
+    if !name.is_empty() && name.chars().all(plain) {
+        return name.to_owned();
+    }
+    format!("{name:?}")
 }
 
 fn wanted(schema: &Schema, found: &Value) -> String {

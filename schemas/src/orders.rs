@@ -27,6 +27,9 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
 /// The longest uid: it is a key in Postgres, whose index pages hold no long ones.
 const UID_CHARS_MAX: usize = 100;
 
+/// The most items: lists of this length are read whatever the version of the schema, see [`crate::codec`].
+const ITEMS_MAX: usize = 10_000;
+
 /// A buyer placed an order. Field by field what `avro/orders.avsc` says; amounts in minor units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(apache_avro::AvroSchema))]
@@ -119,6 +122,9 @@ impl Event for OrderPlaced {
         self.payment.check(&mut rules);
         if self.items.is_empty() {
             rules.fault("items".into(), "must have at least one item");
+        }
+        if self.items.len() > ITEMS_MAX {
+            rules.fault("items".into(), "must have at most 10000 items");
         }
         for (index, item) in self.items.iter().enumerate() {
             item.check(index, &mut rules);
@@ -249,5 +255,20 @@ impl Rules {
         if amount < 0 {
             self.fault(field, NOT_NEGATIVE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::AvroSchema;
+
+    use super::*;
+
+    #[test]
+    fn the_structs_are_what_the_schema_says() {
+        assert_eq!(
+            OrderPlaced::get_schema().canonical_form(),
+            SCHEMA.canonical_form()
+        );
     }
 }

@@ -1,0 +1,73 @@
+# Everything a developer does here, by name. `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+SCRIPTS := $(wildcard docker/servers docker/test docker/story docker/demo .ci/run)
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.* ## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+# ---- running ----
+
+.PHONY: up
+up: ## start the servers and `millrace run` in the background; what runs is left alone
+	cargo build --release --locked
+	docker/servers up
+
+.PHONY: down
+down: ## stop them all
+	@docker/servers down
+
+.PHONY: servers
+servers: ## start Kafka, schema registry and Postgres alone
+	@docker/servers start
+
+.PHONY: env
+env: ## print the addresses; use: eval "$(make env)"
+	@docker/servers env
+
+.PHONY: clean
+clean: ## stop them all and delete their data
+	@docker/servers clean
+
+.PHONY: demo
+demo: ## set everything up and show it working
+	@docker/demo
+
+# ---- changing ----
+
+.PHONY: check
+check: fmt clippy doc deny shellcheck compatibility ## everything that needs no server: format, lints, docs, licences, schemas
+
+.PHONY: test
+test: ## all tests, against servers of their own
+	docker/test
+
+.PHONY: story
+story: ## print a domain's files in reading order: make story d=orders
+	@docker/story $(d)
+
+.PHONY: fmt clippy doc deny shellcheck compatibility
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
+
+deny:
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny check bans licenses sources
+	@if cargo deny fetch db; then cargo deny check --disable-fetch advisories; \
+	else echo 'deny: the advisory database cannot be reached: advisories are not checked'; fi
+
+shellcheck:
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'shellcheck is not here: skipped'; fi
+
+compatibility:
+	cargo test -p schemas --test compatibility --locked

@@ -1,0 +1,337 @@
+//! Appending records: from bytes to their place on the log.
+//!
+//! A batch of records is handed to an idempotent producer at once and answered at once, when the broker has
+//! acknowledged the last of them: one wake for many. A failure tells what is certainly not written from what may be.
+//! Nothing here waits or sleeps: a full queue is an error straight away.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::FromClientConfigAndContext,
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders},
+    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
+};
+use tokio::sync::oneshot;
+use tracing::{error, info};
+
+use crate::{kafka::Kafka, metrics::AppendMetrics};
+
+/// The most records that wait for their acknowledgement; more are refused at once.
+const QUEUE_RECORDS_MAX: &str = "500000";
+const QUEUE_KBYTES_MAX: &str = "262144";
+/// How often a closing appender looks whether its last acknowledgements have come.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// What the records of an appender are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Somebody waits for the answer: no lingering, and an end to the wait after 5 s.
+    Interactive,
+    /// Many records of a command: larger requests, more patience.
+    Bulk,
+}
+
+/// One record to append.
+pub struct Outgoing<'a> {
+    /// The topic's full name.
+    pub topic: &'a str,
+    /// Chosen by the caller: librdkafka's own choice differs from Java's.
+    pub partition: i32,
+    /// The key, for topics that have one.
+    pub key: Option<&'a [u8]>,
+    /// The framed event.
+    pub value: &'a [u8],
+    /// CloudEvents and trace headers.
+    pub headers: Option<OwnedHeaders>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// How many records the broker has acknowledged.
+    pub appended: usize,
+    /// How many are certainly not on the log.
+    pub not_written: usize,
+    /// How many may be on the log.
+    pub unknown: usize,
+    /// Per partition that was written to, the largest offset; negative if the broker did not tell.
+    pub last: Vec<(i32, i64)>,
+    /// The first failure.
+    pub error: Option<KafkaError>,
+}
+
+/// A batch on its way. Dropping it does not take the records back.
+pub struct Pending(oneshot::Receiver<Outcome>);
+
+impl Pending {
+    /// Waits until every record of the batch has been decided on.
+    pub async fn outcome(self) -> Outcome {
+        self.0
+            .await
+            .expect("the last record of a batch sends its outcome")
+    }
+}
+
+/// Appends records to the log.
+pub struct Appender {
+    config: ClientConfig,
+    metrics: AppendMetrics,
+    current: ArcSwap<Lifetime>,
+    replacing: Mutex<()>,
+}
+
+/// One producer, from its creation until it dies for good.
+struct Lifetime {
+    producer: ThreadedProducer<Acknowledgements>,
+    fatal: Arc<AtomicBool>,
+}
+
+impl Appender {
+    /// An appender for the broker; connects in the background.
+    ///
+    /// # Errors
+    /// If a client setting is not one of librdkafka's.
+    pub fn new(kafka: &Kafka, profile: Profile, metrics: AppendMetrics) -> KafkaResult<Self> {
+        let (linger_ms, message_timeout_ms, request_timeout_ms) = match profile {
+            Profile::Interactive => ("0", "5000", "3000"),
+            Profile::Bulk => ("5", "30000", "10000"),
+        };
+        let mut config = kafka.client();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", linger_ms)
+            .set("message.timeout.ms", message_timeout_ms)
+            .set("request.timeout.ms", request_timeout_ms)
+            .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX)
+            .set("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX)
+            .set("batch.num.messages", "100000")
+            .set("topic.metadata.propagation.max.ms", message_timeout_ms);
+        let current = ArcSwap::from_pointee(Lifetime::start(&config, &metrics)?);
+        Ok(Self {
+            config,
+            metrics,
+            current,
+            replacing: Mutex::new(()),
+        })
+    }
+
+    /// Hands over `records`, all at once; they go out in the order given, per partition.
+    pub fn append<'a>(&self, records: impl ExactSizeIterator<Item = Outgoing<'a>>) -> Pending {
+        let lifetime = self.alive();
+        // One more than the records: the batch must not be done before all of it was handed over.
+        let (batch, outcome) = Batch::new(records.len() + 1);
+        for record in records {
+            let outgoing = BaseRecord {
+                topic: record.topic,
+                partition: Some(record.partition),
+                payload: Some(record.value),
+                key: record.key,
+                timestamp: None,
+                headers: record.headers,
+                delivery_opaque: Arc::clone(&batch),
+            };
+            if let Err((refusal, _)) = lifetime.producer.send(outgoing) {
+                batch.tally().fail(Fate::NotWritten, refusal);
+                batch.one_less(&self.metrics);
+            }
+        }
+        batch.one_less(&self.metrics);
+        Pending(outcome)
+    }
+
+    /// How many records wait for their acknowledgement.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.current.load().producer.in_flight_count()).unwrap_or(0)
+    }
+
+    /// Waits until nothing is in flight, at most until `deadline`; false if something still is. Nothing may be
+    /// appended meanwhile.
+    pub async fn drained(&self, deadline: Instant) -> bool {
+        while self.in_flight() > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        true
+    }
+
+    /// The producer to use, a new one if the last has died for good.
+    fn alive(&self) -> arc_swap::Guard<Arc<Lifetime>> {
+        let current = self.current.load();
+        if current.fatal.load(Ordering::Acquire) {
+            drop(current);
+            self.replace();
+            return self.current.load();
+        }
+        current
+    }
+
+    fn replace(&self) {
+        let _only_one = self
+            .replacing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !self.current.load().fatal.load(Ordering::Acquire) {
+            return;
+        }
+        match Lifetime::start(&self.config, &self.metrics) {
+            Ok(lifetime) => {
+                let dead = self.current.swap(Arc::new(lifetime));
+                self.metrics.replaced.inc();
+                info!("replaced a producer that had died for good");
+                // Dropping it answers what it still held, and takes up to half a second.
+                std::thread::spawn(move || drop(dead));
+            }
+            Err(failure) => error!(error = %failure, "cannot make a new producer"),
+        }
+    }
+}
+
+impl Lifetime {
+    fn start(config: &ClientConfig, metrics: &AppendMetrics) -> KafkaResult<Self> {
+        let fatal = Arc::new(AtomicBool::new(false));
+        let acknowledgements = Acknowledgements {
+            fatal: Arc::clone(&fatal),
+            metrics: metrics.clone(),
+        };
+        Ok(Self {
+            producer: ThreadedProducer::from_config_and_context(config, acknowledgements)?,
+            fatal,
+        })
+    }
+}
+
+/// Takes the delivery reports, on librdkafka's thread.
+struct Acknowledgements {
+    fatal: Arc<AtomicBool>,
+    metrics: AppendMetrics,
+}
+
+impl ClientContext for Acknowledgements {
+    fn error(&self, failure: KafkaError, reason: &str) {
+        if failure.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            error!(error = %failure, reason, "the producer died for good; the next append makes a new one");
+            self.fatal.store(true, Ordering::Release);
+            return;
+        }
+        info!(error = %failure, reason, "the producer has trouble with the broker and goes on trying");
+    }
+}
+
+impl ProducerContext for Acknowledgements {
+    type DeliveryOpaque = Arc<Batch>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
+        match result {
+            Ok(record) => batch.tally().append(record.partition(), record.offset()),
+            Err((failure, record)) => {
+                if failure.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                    self.fatal.store(true, Ordering::Release);
+                }
+                batch.tally().fail(fate(record), failure.clone());
+            }
+        }
+        batch.one_less(&self.metrics);
+    }
+}
+
+/// What is known of a record whose delivery failed.
+#[derive(Clone, Copy)]
+enum Fate {
+    NotWritten,
+    Unknown,
+}
+
+/// Librdkafka knows whether a failed record ever left this machine.
+fn fate(record: &BorrowedMessage<'_>) -> Fate {
+    use rdkafka_sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
+    #[expect(
+        unsafe_code,
+        reason = "rdkafka does not wrap this call; the pointer is valid as long as the message is borrowed"
+    )]
+    let status = unsafe { rdkafka_sys::rd_kafka_message_status(record.ptr()) };
+    match status {
+        RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Fate::NotWritten,
+        _ => Fate::Unknown,
+    }
+}
+
+/// Counts the records of a batch and answers when the last is decided.
+struct Batch {
+    left: AtomicUsize,
+    started: Instant,
+    tally: Mutex<Tally>,
+}
+
+struct Tally {
+    outcome: Outcome,
+    done: Option<oneshot::Sender<Outcome>>,
+}
+
+impl Batch {
+    fn new(left: usize) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
+        let (done, outcome) = oneshot::channel();
+        let batch = Self {
+            left: AtomicUsize::new(left),
+            started: Instant::now(),
+            tally: Mutex::new(Tally {
+                outcome: Outcome::default(),
+                done: Some(done),
+            }),
+        };
+        (Arc::new(batch), outcome)
+    }
+
+    /// Held for a few instructions, by librdkafka's thread and, while it hands over, by the appending one.
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one_less(&self, metrics: &AppendMetrics) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let mut tally = self.tally();
+        let outcome = std::mem::take(&mut tally.outcome);
+        metrics.appended.inc_by(outcome.appended as u64);
+        metrics.not_written.inc_by(outcome.not_written as u64);
+        metrics.unknown.inc_by(outcome.unknown as u64);
+        metrics
+            .ack_seconds
+            .observe(self.started.elapsed().as_secs_f64());
+        if let Some(done) = tally.done.take() {
+            // Nobody waits any more when a request was dropped; the records are on the log all the same.
+            let _ = done.send(outcome);
+        }
+    }
+}
+
+impl Tally {
+    fn append(&mut self, partition: i32, offset: i64) {
+        self.outcome.appended += 1;
+        let last = &mut self.outcome.last;
+        match last.iter_mut().find(|(known, _)| *known == partition) {
+            Some((_, largest)) => *largest = offset.max(*largest),
+            None => last.push((partition, offset)),
+        }
+    }
+
+    fn fail(&mut self, fate: Fate, failure: KafkaError) {
+        match fate {
+            Fate::NotWritten => self.outcome.not_written += 1,
+            Fate::Unknown => self.outcome.unknown += 1,
+        }
+        self.outcome.error.get_or_insert(failure);
+    }
+}

@@ -1,0 +1,196 @@
+//! Topics as they have to be: creates what is missing, tells what differs, alters nothing.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    error::RDKafkaErrorCode,
+};
+use schemas::{
+    registry::Registry,
+    topics::{TOPICS, Topic, subject},
+};
+
+use crate::kafka::Kafka;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most replicas that are asked for; fewer where there are fewer brokers.
+const REPLICAS_MAX: usize = 3;
+
+/// What `apply` found or did with a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It was missing and is there now (or would be, on a dry run).
+    Created,
+    /// It is as it has to be.
+    Unchanged,
+    /// It differs, each difference in words; nothing was altered.
+    Differs(Vec<String>),
+}
+
+/// Creates the topics that are missing, registers their schemas and what the registry demands of new versions.
+/// Compares those that are there. With `dry_run`, only looks.
+///
+/// # Errors
+/// If broker or registry are away, or refuse.
+pub async fn apply(
+    kafka: &Kafka,
+    registry: &Registry,
+    dry_run: bool,
+) -> Result<Vec<(String, Applied)>> {
+    let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
+    let options = AdminOptions::new()
+        .operation_timeout(Some(TIMEOUT))
+        .request_timeout(Some(TIMEOUT));
+    let mut results = Vec::new();
+    let metadata = admin
+        .inner()
+        .fetch_metadata(None, TIMEOUT)
+        .with_context(|| no_broker(kafka))?;
+    let replicas = metadata.brokers().len().clamp(1, REPLICAS_MAX);
+    for topic in TOPICS {
+        let name = topic.full_name(&kafka.prefix);
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == name && found.error().is_none());
+        let applied = match found {
+            Some(found) => {
+                let config = describe(&admin, &name, &options).await?;
+                compare(topic, replicas, found.partitions().len(), &config)
+            }
+            None if dry_run => Applied::Created,
+            None => {
+                create(&admin, topic, &name, replicas, &options).await?;
+                Applied::Created
+            }
+        };
+        if !dry_run {
+            registry.register(&subject(&name), (topic.schema)()).await?;
+            registry
+                .demand(&subject(&name), topic.compatibility)
+                .await?;
+        }
+        results.push((name, applied));
+    }
+    Ok(results)
+}
+
+/// Checks that the broker answers and has the topics of this prefix, so that a command can say so at once.
+///
+/// # Errors
+/// If the broker does not answer, or a topic is missing; each says what to do.
+pub fn check(kafka: &Kafka, topics: &[&Topic]) -> Result<()> {
+    let client: AdminClient<DefaultClientContext> = kafka.client().create()?;
+    let metadata = client
+        .inner()
+        .fetch_metadata(None, TIMEOUT)
+        .with_context(|| no_broker(kafka))?;
+    for topic in topics {
+        let name = topic.full_name(&kafka.prefix);
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        let Some(found) = found else {
+            bail!("topic {name} does not exist: run `millrace topics apply`");
+        };
+        let partitions = usize::try_from(topic.partitions).expect("topics have partitions");
+        if found.partitions().len() != partitions {
+            bail!(
+                "topic {name} has {} partitions where {partitions} are needed: keys would lie elsewhere; use another prefix",
+                found.partitions().len()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn no_broker(kafka: &Kafka) -> String {
+    format!(
+        "no Kafka broker answers at {}: check MILLRACE_BROKERS and that it runs",
+        kafka.brokers
+    )
+}
+
+/// The settings that a topic has to have.
+fn settings(topic: &Topic, replicas: usize) -> Vec<(&'static str, &'static str)> {
+    let time = if topic.log_append_time {
+        "LogAppendTime"
+    } else {
+        "CreateTime"
+    };
+    let mut settings = vec![
+        ("cleanup.policy", "delete"),
+        ("retention.ms", "-1"),
+        ("retention.bytes", "-1"),
+        ("message.timestamp.type", time),
+    ];
+    if replicas >= REPLICAS_MAX {
+        settings.push(("min.insync.replicas", "2"));
+    }
+    if topic.log_append_time && replicas == 1 {
+        // Without replicas an acknowledgement means the page cache; commands must survive a power loss too.
+        settings.push(("flush.messages", "1"));
+    }
+    settings
+}
+
+async fn create(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+    name: &str,
+    replicas: usize,
+    options: &AdminOptions,
+) -> Result<()> {
+    let replication = i32::try_from(replicas).expect("at most three");
+    let mut new = NewTopic::new(name, topic.partitions, TopicReplication::Fixed(replication));
+    for (key, value) in settings(topic, replicas) {
+        new = new.set(key, value);
+    }
+    match admin.create_topics([&new], options).await?.remove(0) {
+        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
+        Err((_, code)) => bail!("the broker refuses to create topic {name}: {code}"),
+    }
+}
+
+async fn describe(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+    options: &AdminOptions,
+) -> Result<Vec<(String, String)>> {
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(name)], options)
+        .await?
+        .remove(0)
+        .map_err(|code| anyhow::anyhow!("the broker refuses to describe topic {name}: {code}"))?;
+    let entries = described.entries.into_iter();
+    Ok(entries
+        .map(|entry| (entry.name, entry.value.unwrap_or_default()))
+        .collect())
+}
+
+fn compare(
+    topic: &Topic,
+    replicas: usize,
+    partitions: usize,
+    config: &[(String, String)],
+) -> Applied {
+    let mut differences = Vec::new();
+    if i32::try_from(partitions) != Ok(topic.partitions) {
+        differences.push(format!(
+            "has {partitions} partitions, needs {}: this cannot be mended, use another prefix",
+            topic.partitions
+        ));
+    }
+    for (key, wanted) in settings(topic, replicas) {
+        let found = config.iter().find(|(name, _)| name == key);
+        let found = found.map_or("", |(_, value)| value.as_str());
+        if found != wanted {
+            differences.push(format!("{key} is {found:?}, should be {wanted:?}"));
+        }
+    }
+    if differences.is_empty() {
+        return Applied::Unchanged;
+    }
+    Applied::Differs(differences)
+}

@@ -1,0 +1,215 @@
+//! Writing the events of one topic: validated event, its partition as Java would choose it, its record, its position.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
+use std::{marker::PhantomData, sync::Arc};
+
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+};
+use schemas::{
+    codec::{EncodeError, Encoder},
+    event::{Event, Fault, summary},
+    position::Position,
+    registry::{Registry, RegistryError},
+    topics::subject,
+};
+
+use crate::{
+    append::{Appender, Outcome, Outgoing, Pending},
+    clock,
+    partition::of_key,
+};
+
+/// Appends the events of one topic.
+pub struct EventWriter<E> {
+    appender: Arc<Appender>,
+    topic: String,
+    encoder: OnceLock<Encoder<E>>,
+    turn: AtomicUsize,
+    event: PhantomData<fn(E)>,
+}
+
+/// Why an event was not acknowledged.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// It breaks rules of its domain. Nothing was sent.
+    #[error("the event is not valid: {}", summary(.0))]
+    Invalid(Vec<Fault>),
+    /// It does not fit into a record. Nothing was sent.
+    #[error("{0}")]
+    TooLarge(String),
+    /// Too much is on its way already. Nothing was sent.
+    #[error("too many appends are on their way: try again")]
+    Overloaded,
+    /// The schema is not registered since the registry could not be reached. Nothing was sent.
+    #[error("the schema of {0} is yet to be registered: is the schema registry running?")]
+    NotRegistered(String),
+    /// Certainly not on the log.
+    #[error("not written: {0}")]
+    NotWritten(String),
+    /// The acknowledgement is missing: it may be on the log, now or later.
+    #[error("it is not known whether it was written: {0}")]
+    Unknown(String),
+}
+
+/// A trace to carry on, and whose event it is.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// W3C trace context of the request, as it came.
+    pub traceparent: Option<String>,
+}
+
+impl<E: Event> EventWriter<E> {
+    /// A writer to the topic of `E` under this prefix. It writes once [`Self::register`] has succeeded.
+    pub fn new(appender: Arc<Appender>, prefix: &str) -> Self {
+        Self {
+            appender,
+            topic: E::TOPIC.full_name(prefix),
+            encoder: OnceLock::new(),
+            turn: AtomicUsize::new(0),
+            event: PhantomData,
+        }
+    }
+
+    /// Registers the schema, or finds it registered; after that, events can be written.
+    ///
+    /// # Errors
+    /// If the registry is away or refuses the schema.
+    pub async fn register(&self, registry: &Registry) -> Result<(), RegistryError> {
+        if self.encoder.get().is_some() {
+            return Ok(());
+        }
+        let id = registry
+            .register(&subject(&self.topic), E::schema())
+            .await?;
+        let encoder = Encoder::new(id).expect("a test builds the encoder of every event");
+        // Somebody else may have been quicker; the id is the same.
+        let _ = self.encoder.set(encoder);
+        Ok(())
+    }
+
+    /// Whether events can be written.
+    pub fn is_registered(&self) -> bool {
+        self.encoder.get().is_some()
+    }
+
+    /// The topic's full name.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Appends one event and waits for its place; `None` if the broker has it but did not tell where.
+    ///
+    /// # Errors
+    /// [`AppendError`]; all but `Unknown` say that it is not on the log.
+    pub async fn append(
+        &self,
+        event: &E,
+        context: &Context,
+    ) -> Result<Option<Position>, AppendError> {
+        let pending = self.send(std::slice::from_ref(event), Some(context))?;
+        self.position(pending.outcome().await)
+    }
+
+    /// Hands over events, in order. Keyed ones go to the partition of their key; a batch without keys goes to one
+    /// partition, the next in turn. With a context, the records carry CloudEvents headers.
+    ///
+    /// # Errors
+    /// If one of them cannot be written; then none was sent.
+    pub fn send(&self, events: &[E], context: Option<&Context>) -> Result<Pending, AppendError> {
+        let Some(encoder) = self.encoder.get() else {
+            return Err(AppendError::NotRegistered(self.topic.clone()));
+        };
+        let mut values = Vec::new();
+        let mut ends = Vec::with_capacity(events.len());
+        for event in events {
+            let faults = event.faults();
+            if !faults.is_empty() {
+                return Err(AppendError::Invalid(faults));
+            }
+            encoder.encode(event, &mut values).map_err(refused)?;
+            ends.push(values.len());
+        }
+        let turn = self.next_turn();
+        let records = events.iter().enumerate().map(|(index, event)| {
+            let start = if index == 0 { 0 } else { ends[index - 1] };
+            let key = event.key().map(str::as_bytes);
+            Outgoing {
+                topic: &self.topic,
+                partition: key.map_or(turn, |key| of_key(key, E::TOPIC.partitions)),
+                key,
+                value: &values[start..ends[index]],
+                headers: context.map(|context| self.headers(event, context)),
+            }
+        });
+        Ok(self.appender.append(records))
+    }
+
+    /// The place of the last record of a batch.
+    ///
+    /// # Errors
+    /// If any record of it failed.
+    pub fn position(&self, outcome: Outcome) -> Result<Option<Position>, AppendError> {
+        if let Some(error) = outcome.error {
+            let queue_full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+            return Err(match error {
+                _ if outcome.unknown > 0 => AppendError::Unknown(error.to_string()),
+                error if error == queue_full => AppendError::Overloaded,
+                error => AppendError::NotWritten(error.to_string()),
+            });
+        }
+        let (partition, offset) = outcome.last.last().copied().unwrap_or((0, -1));
+        Ok((offset >= 0).then(|| Position {
+            topic: self.topic.clone(),
+            partition,
+            offset,
+        }))
+    }
+
+    fn next_turn(&self) -> i32 {
+        let partitions = usize::try_from(E::TOPIC.partitions).expect("topics have partitions");
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % partitions;
+        i32::try_from(turn).expect("fewer than the partitions")
+    }
+
+    /// CloudEvents 1.0, Kafka binding in binary mode.
+    fn headers(&self, event: &E, context: &Context) -> OwnedHeaders {
+        let id = clock::event_id().to_string();
+        let kind = format!("millrace.{}.{}", E::TOPIC.name, event.kind());
+        let time = jiff::Timestamp::from_millisecond(clock::now_ms())
+            .unwrap_or_default()
+            .to_string();
+        let mut headers = OwnedHeaders::new_with_capacity(7);
+        for (key, value) in [
+            ("ce_specversion", "1.0"),
+            ("ce_id", id.as_str()),
+            ("ce_source", "/millrace"),
+            ("ce_type", kind.as_str()),
+            ("ce_time", time.as_str()),
+            ("content-type", "application/vnd.confluent.avro"),
+        ] {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
+        if let Some(traceparent) = &context.traceparent {
+            headers = headers.insert(Header {
+                key: "traceparent",
+                value: Some(traceparent),
+            });
+        }
+        headers
+    }
+}
+
+fn refused(error: EncodeError) -> AppendError {
+    match error {
+        EncodeError::TooLarge { .. } => AppendError::TooLarge(error.to_string()),
+        EncodeError::Schema(error) => AppendError::NotWritten(error.to_string()),
+    }
+}

@@ -1,0 +1,151 @@
+//! The list of projections, their tables and their generations.
+
+use sqlx::{Connection, PgConnection, Row, migrate::Migrator};
+
+use crate::{clicks, db::Database, orders};
+
+/// Every projection.
+pub static PROJECTIONS: &[&Projection] = &[&clicks::PROJECTION, &orders::PROJECTION];
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Any two processes may prepare the same database at once; one waits. The number only has to be our own.
+const PREPARE_LOCK: i64 = 0x6d69_6c6c_7261_6365;
+
+/// A projection: tables that are a fold of one topic.
+#[derive(Debug)]
+pub struct Projection {
+    /// Its name, and that of its live Postgres schema.
+    pub name: &'static str,
+    /// The version of the fold, raised whenever it would fold some log into other rows, or its tables change.
+    pub version: i32,
+    /// The statements that make its tables, run in an empty schema.
+    pub tables: &'static str,
+}
+
+/// A build of a projection's tables, as it is written and read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// The projection's name.
+    pub projection: &'static str,
+    /// From 1, rising.
+    pub number: i32,
+}
+
+/// Why a projection cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// Postgres did not do it.
+    #[error(transparent)]
+    Postgres(#[from] sqlx::Error),
+    /// The shared tables are not those of this build.
+    #[error("the tables of schema millrace cannot be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Made by a build whose fold means something else.
+    #[error(
+        "projection {projection} was folded by version {found} and this build has version {wanted}: rebuild it with `millrace replay {projection}`"
+    )]
+    OtherVersion {
+        /// Which projection.
+        projection: &'static str,
+        /// The version of the tables.
+        found: i32,
+        /// The version of this build.
+        wanted: i32,
+    },
+    /// Another installation lives in this database.
+    #[error(
+        "projection {projection} in this database is a fold of topic {found}, not {wanted}: give each topic prefix a database of its own"
+    )]
+    OtherTopic {
+        /// Which projection.
+        projection: &'static str,
+        /// The topic of the tables.
+        found: String,
+        /// The topic of this installation.
+        wanted: String,
+    },
+}
+
+/// Brings the shared tables up to date and makes the first generation of every projection that has none. Idempotent.
+///
+/// # Errors
+/// If Postgres is away, or the database was made by a newer build.
+pub async fn prepare(database: &Database, prefix: &str) -> Result<(), PrepareError> {
+    let mut connection = database.connect().await?;
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(PREPARE_LOCK)
+        .execute(&mut connection)
+        .await?;
+    MIGRATOR.run(&mut connection).await?;
+    for projection in PROJECTIONS {
+        projection.make_first(&mut connection, prefix).await?;
+    }
+    // Closing the connection gives the lock back.
+    connection.close().await?;
+    Ok(())
+}
+
+impl Projection {
+    async fn make_first(&self, connection: &mut PgConnection, prefix: &str) -> sqlx::Result<()> {
+        let mut transaction = connection.begin().await?;
+        let made = sqlx::query(
+            "INSERT INTO millrace.generations (projection, generation, version, topic, live)
+             SELECT $1, 1, $2, $3, true
+             WHERE NOT EXISTS (SELECT FROM millrace.generations WHERE projection = $1)",
+        )
+        .bind(self.name)
+        .bind(self.version)
+        .bind(format!("{prefix}{}", self.name))
+        .execute(&mut *transaction)
+        .await?;
+        if made.rows_affected() == 1 {
+            // Names of schemas cannot be parameters; ours are plain words of this crate.
+            let statements = format!(
+                "CREATE SCHEMA {0}; SET LOCAL search_path = {0}; {1}",
+                self.name, self.tables
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(statements))
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await
+    }
+
+    /// The live generation, if this build may write it as a fold of `topic`.
+    ///
+    /// # Errors
+    /// [`PrepareError::OtherVersion`] and [`PrepareError::OtherTopic`] say what to do.
+    pub async fn live(
+        &self,
+        connection: &mut PgConnection,
+        topic: &str,
+    ) -> Result<Generation, PrepareError> {
+        let row = sqlx::query(
+            "SELECT generation, version, topic FROM millrace.generations
+             WHERE projection = $1 AND live",
+        )
+        .bind(self.name)
+        .fetch_one(connection)
+        .await?;
+        let (found, made_of): (i32, String) = (row.try_get(1)?, row.try_get(2)?);
+        if found != self.version {
+            return Err(PrepareError::OtherVersion {
+                projection: self.name,
+                found,
+                wanted: self.version,
+            });
+        }
+        if made_of != topic {
+            return Err(PrepareError::OtherTopic {
+                projection: self.name,
+                found: made_of,
+                wanted: topic.to_owned(),
+            });
+        }
+        Ok(Generation {
+            projection: self.name,
+            number: row.try_get(0)?,
+        })
+    }
+}
