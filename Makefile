@@ -63,11 +63,11 @@ doc:
 deny:
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny check bans licenses sources
-	@if cargo deny fetch db; then cargo deny check --disable-fetch advisories; \
+	@if cargo deny fetch db; then cargo deny --offline check advisories; \
 	else echo 'deny: the advisory database cannot be reached: advisories are not checked'; fi
 
 shellcheck:
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'shellcheck is not here: skipped'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'shellcheck is not here: skipped'; fi
 
 compatibility:
 	cargo test -p schemas --test compatibility --locked

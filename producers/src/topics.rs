@@ -68,10 +68,10 @@ pub async fn apply(
             }
         };
         if !dry_run {
-            registry.register(&subject(&name), (topic.schema)()).await?;
-            registry
-                .demand(&subject(&name), topic.compatibility)
-                .await?;
+            // The rule first: a registry may have a laxer one by default.
+            let subject = subject(&name);
+            registry.demand(&subject, topic.compatibility).await?;
+            registry.register(&subject, topic.avsc).await?;
         }
         results.push((name, applied));
     }

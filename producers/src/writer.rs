@@ -84,7 +84,7 @@ impl<E: Event> EventWriter<E> {
             return Ok(());
         }
         let id = registry
-            .register(&subject(&self.topic), E::schema())
+            .register(&subject(&self.topic), E::TOPIC.avsc)
             .await?;
         let encoder = Encoder::new(id).expect("a test builds the encoder of every event");
         // Somebody else may have been quicker; the id is the same.

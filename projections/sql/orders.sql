@@ -15,6 +15,8 @@ CREATE TABLE orders (
     -- The record that this order came in.
     partition integer NOT NULL,
     "offset" bigint NOT NULL,
+    -- Time of that record, milliseconds since 1970-01-01T00:00:00Z.
+    record_at_ms bigint NOT NULL,
     -- SHA-256 of the order's content: tells a repetition from another order of the same uid.
     digest bytea NOT NULL
 );

@@ -3,7 +3,7 @@
 
 use sqlx::{PgConnection, PgPool, Row};
 
-use crate::projection::Projection;
+use crate::projection::{Changes, Projection};
 
 /// The projection.
 pub static PROJECTION: Projection = Projection {
@@ -25,30 +25,29 @@ pub struct Added {
     pub clicks: i64,
 }
 
-/// Adds clicks, sorted by key and one row a key.
-///
-/// # Errors
-/// If Postgres does not do it.
-pub async fn apply(transaction: &mut PgConnection, added: &[Added]) -> sqlx::Result<()> {
-    if added.is_empty() {
-        return Ok(());
+impl Changes for Vec<Added> {
+    /// Adds the clicks; the rows have to be sorted by key, one row a key.
+    async fn apply(&self, transaction: &mut PgConnection) -> sqlx::Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let column = |get: fn(&Added) -> i64| self.iter().map(get).collect::<Vec<_>>();
+        let partitions: Vec<_> = self.iter().map(|row| row.partition).collect();
+        sqlx::query(
+            "INSERT INTO stats AS s (banner_id, ts, partition, v)
+             SELECT a.banner_id, to_timestamp(a.minute * 60), a.partition, a.clicks
+             FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[])
+                 AS a(banner_id, minute, partition, clicks)
+             ON CONFLICT (banner_id, ts, partition) DO UPDATE SET v = s.v + excluded.v",
+        )
+        .bind(column(|row| row.banner_id))
+        .bind(column(|row| row.minute))
+        .bind(partitions)
+        .bind(column(|row| row.clicks))
+        .execute(transaction)
+        .await?;
+        Ok(())
     }
-    let column = |get: fn(&Added) -> i64| added.iter().map(get).collect::<Vec<_>>();
-    let partitions: Vec<_> = added.iter().map(|row| row.partition).collect();
-    sqlx::query(
-        "INSERT INTO stats AS s (banner_id, ts, partition, v)
-         SELECT a.banner_id, to_timestamp(a.minute * 60), a.partition, a.clicks
-         FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[])
-             AS a(banner_id, minute, partition, clicks)
-         ON CONFLICT (banner_id, ts, partition) DO UPDATE SET v = s.v + excluded.v",
-    )
-    .bind(column(|row| row.banner_id))
-    .bind(column(|row| row.minute))
-    .bind(partitions)
-    .bind(column(|row| row.clicks))
-    .execute(transaction)
-    .await?;
-    Ok(())
 }
 
 /// How long the steps of a statistic are.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use schemas::orders::{Item, OrderPlaced};
 use sqlx::{PgConnection, PgPool, Row, postgres::PgArguments, query::Query};
 
-use crate::projection::Projection;
+use crate::projection::{self, Projection};
 
 /// The projection.
 pub static PROJECTION: Projection = Projection {
@@ -24,6 +24,8 @@ pub struct Known {
     pub partition: i32,
     /// The record that it came in.
     pub offset: i64,
+    /// Time of that record, milliseconds since 1970-01-01T00:00:00Z.
+    pub record_at_ms: i64,
     /// Its content.
     pub digest: Digest,
 }
@@ -33,20 +35,20 @@ pub type Prior = HashMap<String, Known>;
 
 /// An order to store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewOrder {
+pub struct NewOrder<'a> {
     /// Its content.
-    pub order: OrderPlaced,
+    pub order: &'a OrderPlaced,
     /// The record that it came in, and its digest.
     pub known: Known,
 }
 
 /// What a batch changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct Changes<'a> {
     /// Orders that give way to another of the same uid with a smaller offset; that one is in `placed`.
-    pub displaced: Vec<String>,
+    pub displaced: Vec<&'a str>,
     /// Orders to store, sorted by uid.
-    pub placed: Vec<NewOrder>,
+    pub placed: Vec<NewOrder<'a>>,
 }
 
 /// Loads what is known of these orders.
@@ -55,7 +57,8 @@ pub struct Changes {
 /// If Postgres does not answer.
 pub async fn load(transaction: &mut PgConnection, uids: &[&str]) -> sqlx::Result<Prior> {
     let rows = sqlx::query(
-        r#"SELECT order_uid, partition, "offset", digest FROM orders WHERE order_uid = ANY($1)"#,
+        r#"SELECT order_uid, partition, "offset", record_at_ms, digest FROM orders
+           WHERE order_uid = ANY($1)"#,
     )
     .bind(uids)
     .fetch_all(transaction)
@@ -65,54 +68,53 @@ pub async fn load(transaction: &mut PgConnection, uids: &[&str]) -> sqlx::Result
             let known = Known {
                 partition: row.try_get(1)?,
                 offset: row.try_get(2)?,
-                digest: row.try_get(3)?,
+                record_at_ms: row.try_get(3)?,
+                digest: row.try_get(4)?,
             };
             Ok((row.try_get(0)?, known))
         })
         .collect()
 }
 
-/// Writes the changes of a batch: one statement a table.
-///
-/// # Errors
-/// If Postgres does not do it.
-pub async fn apply(transaction: &mut PgConnection, changes: &Changes) -> sqlx::Result<()> {
-    if !changes.displaced.is_empty() {
-        sqlx::query("DELETE FROM orders WHERE order_uid = ANY($1)")
-            .bind(&changes.displaced)
+impl projection::Changes for Changes<'_> {
+    async fn apply(&self, transaction: &mut PgConnection) -> sqlx::Result<()> {
+        if !self.displaced.is_empty() {
+            sqlx::query("DELETE FROM orders WHERE order_uid = ANY($1)")
+                .bind(&self.displaced)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if self.placed.is_empty() {
+            return Ok(());
+        }
+        insert_orders(&self.placed)
             .execute(&mut *transaction)
             .await?;
+        insert_deliveries(&self.placed)
+            .execute(&mut *transaction)
+            .await?;
+        insert_payments(&self.placed)
+            .execute(&mut *transaction)
+            .await?;
+        insert_items(&self.placed).execute(transaction).await?;
+        Ok(())
     }
-    if changes.placed.is_empty() {
-        return Ok(());
-    }
-    insert_orders(&changes.placed)
-        .execute(&mut *transaction)
-        .await?;
-    insert_deliveries(&changes.placed)
-        .execute(&mut *transaction)
-        .await?;
-    insert_payments(&changes.placed)
-        .execute(&mut *transaction)
-        .await?;
-    insert_items(&changes.placed).execute(transaction).await?;
-    Ok(())
 }
 
 type Statement<'a> = Query<'a, sqlx::Postgres, PgArguments>;
 
-fn column<'a, T>(placed: &'a [NewOrder], get: impl Fn(&'a OrderPlaced) -> T) -> Vec<T> {
-    placed.iter().map(|new| get(&new.order)).collect()
+fn column<'a, T>(placed: &[NewOrder<'a>], get: impl Fn(&'a OrderPlaced) -> T) -> Vec<T> {
+    placed.iter().map(|new| get(new.order)).collect()
 }
 
-fn insert_orders(placed: &[NewOrder]) -> Statement<'_> {
+fn insert_orders<'a>(placed: &'a [NewOrder<'a>]) -> Statement<'a> {
     sqlx::query(
         r#"INSERT INTO orders (order_uid, track_number, entry, locale, internal_signature,
                customer_id, delivery_service, shardkey, sm_id, date_created, oof_shard,
-               partition, "offset", digest)
+               partition, "offset", record_at_ms, digest)
            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
                $6::text[], $7::text[], $8::text[], $9::bigint[], $10::text[], $11::text[],
-               $12::int[], $13::bigint[], $14::bytea[])"#,
+               $12::int[], $13::bigint[], $14::bigint[], $15::bytea[])"#,
     )
     .bind(column(placed, |o| o.order_uid.as_str()))
     .bind(column(placed, |o| o.track_number.as_str()))
@@ -140,12 +142,18 @@ fn insert_orders(placed: &[NewOrder]) -> Statement<'_> {
     .bind(
         placed
             .iter()
+            .map(|new| new.known.record_at_ms)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        placed
+            .iter()
             .map(|new| new.known.digest.as_slice())
             .collect::<Vec<_>>(),
     )
 }
 
-fn insert_deliveries(placed: &[NewOrder]) -> Statement<'_> {
+fn insert_deliveries<'a>(placed: &'a [NewOrder<'a>]) -> Statement<'a> {
     sqlx::query(
         "INSERT INTO deliveries (order_uid, name, phone, zip, city, address, region, email)
          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
@@ -161,7 +169,7 @@ fn insert_deliveries(placed: &[NewOrder]) -> Statement<'_> {
     .bind(column(placed, |o| o.delivery.email.as_str()))
 }
 
-fn insert_payments(placed: &[NewOrder]) -> Statement<'_> {
+fn insert_payments<'a>(placed: &'a [NewOrder<'a>]) -> Statement<'a> {
     sqlx::query(
         "INSERT INTO payments (order_uid, transaction, request_id, currency, provider, amount,
              payment_dt, bank, delivery_cost, goods_total, custom_fee)
@@ -181,7 +189,7 @@ fn insert_payments(placed: &[NewOrder]) -> Statement<'_> {
     .bind(column(placed, |o| o.payment.custom_fee))
 }
 
-fn insert_items(placed: &[NewOrder]) -> Statement<'_> {
+fn insert_items<'a>(placed: &'a [NewOrder<'a>]) -> Statement<'a> {
     let lines: Vec<(&str, i32, &Item)> = placed
         .iter()
         .flat_map(|new| {

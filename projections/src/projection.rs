@@ -23,6 +23,19 @@ pub struct Projection {
     pub tables: &'static str,
 }
 
+/// What a batch changes in the tables of a projection.
+#[expect(
+    async_fn_in_trait,
+    reason = "a fold runs on a thread of its own; its futures need not move between threads"
+)]
+pub trait Changes {
+    /// Writes the changes, with one statement a table.
+    ///
+    /// # Errors
+    /// If Postgres does not do it.
+    async fn apply(&self, transaction: &mut PgConnection) -> sqlx::Result<()>;
+}
+
 /// A build of a projection's tables, as it is written and read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {

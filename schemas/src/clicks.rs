@@ -17,12 +17,13 @@ pub static TOPIC: Topic = Topic {
     keyed: false,
     log_append_time: false,
     compatibility: Compatibility::FullTransitive,
+    avsc: AVSC,
     schema: || &SCHEMA,
 };
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::parse_str(include_str!("../avro/clicks.avsc")).expect("clicks.avsc is read by a test")
-});
+const AVSC: &str = include_str!("../avro/clicks.avsc");
+static SCHEMA: LazyLock<Schema> =
+    LazyLock::new(|| Schema::parse_str(AVSC).expect("clicks.avsc is read by a test"));
 
 /// The first millisecond that a click may not have: the year 10000, beyond which RFC 3339 has no name for a time.
 const RECEIVED_BEFORE_MS: i64 = 253_402_300_800_000;

@@ -17,12 +17,13 @@ pub static TOPIC: Topic = Topic {
     keyed: true,
     log_append_time: false,
     compatibility: Compatibility::FullTransitive,
+    avsc: AVSC,
     schema: || &SCHEMA,
 };
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::parse_str(include_str!("../avro/orders.avsc")).expect("orders.avsc is read by a test")
-});
+const AVSC: &str = include_str!("../avro/orders.avsc");
+static SCHEMA: LazyLock<Schema> =
+    LazyLock::new(|| Schema::parse_str(AVSC).expect("orders.avsc is read by a test"));
 
 /// The longest uid: it is a key in Postgres, whose index pages hold no long ones.
 const UID_CHARS_MAX: usize = 100;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use apache_avro::Schema;
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -95,14 +94,13 @@ impl Registry {
         Ok(Self { http, url })
     }
 
-    /// Registers `schema` under `subject`, or finds it there, and returns its id.
+    /// Registers the schema with this text under `subject`, or finds it there, and returns its id.
     ///
     /// # Errors
     /// [`RegistryError::Incompatible`] if the subject's rule forbids it.
-    pub async fn register(&self, subject: &str, schema: &Schema) -> Result<u32, RegistryError> {
-        let text = serde_json::to_string(schema).expect("a parsed schema can be written as JSON");
+    pub async fn register(&self, subject: &str, avsc: &str) -> Result<u32, RegistryError> {
         let path = format!("/subjects/{subject}/versions");
-        let body = json!({ "schema": text });
+        let body = json!({ "schema": avsc });
         match self.call(Method::POST, &path, Some(&body)).await? {
             Ok(Registered { id }) => Ok(id),
             Err((StatusCode::CONFLICT, refusal)) => Err(RegistryError::Incompatible {

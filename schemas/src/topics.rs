@@ -20,7 +20,9 @@ pub struct Topic {
     pub log_append_time: bool,
     /// What the registry demands of a new version.
     pub compatibility: Compatibility,
-    /// The schema that this build writes, parsed once.
+    /// The schema that this build writes, as its file has it: a registry tells versions apart by their text.
+    pub avsc: &'static str,
+    /// The same, parsed once.
     pub schema: fn() -> &'static Schema,
 }
 

@@ -1,0 +1,496 @@
+//! Records from Kafka in batches. The client is driven from a thread of its own and hands batches over a bounded
+//! channel; while that is full, batches grow, and then partitions are paused, but polling never stops, so the
+//! process stays in its group.
+//!
+//! Where to read from is asked of the owner whenever partitions are assigned: Kafka's committed offsets are only a
+//! gauge for lag tools.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc as commands,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use producers::kafka::Kafka;
+use projections::checkpoints::Span;
+use rdkafka::{
+    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    types::RDKafkaRespErr,
+};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::record::{Batch, Raw};
+
+/// Batches that wait for the fold.
+const CHANNEL_BATCHES: usize = 2;
+/// The most bytes of keys and values in a batch.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// How long the channel may be full before partitions are paused.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often a full channel is tried again.
+const RETRY: Duration = Duration::from_micros(500);
+/// How long a poll waits when there is nothing to do.
+const IDLE_POLL: Duration = Duration::from_millis(50);
+
+/// From which offset to read each of these partitions; may take a bounded time.
+pub type Start = dyn Fn(&[i32]) -> Result<Vec<(i32, i64)>, String> + Send + Sync;
+
+/// What to read.
+pub struct Reading {
+    /// The topic's full name.
+    pub topic: String,
+    /// Which partitions.
+    pub partitions: Partitions,
+    /// The most records in a batch.
+    pub batch_max: usize,
+    /// How long a batch may wait for more records.
+    pub batch_age: Duration,
+}
+
+/// How partitions are chosen.
+pub enum Partitions {
+    /// Spread over the processes of this group by Kafka.
+    Shared {
+        /// The group's id.
+        group: String,
+    },
+    /// All of these, whoever else reads them.
+    All(i32),
+}
+
+/// What a consumer hands over.
+#[derive(Debug)]
+pub enum Delivered {
+    /// Records, in order.
+    Batch(Batch),
+    /// Something is wrong that may pass; reading goes on.
+    Trouble(String),
+    /// Reading has ended and cannot go on: what to do, in words.
+    Halted(String),
+    /// The thread has ended after an error that may pass: make a new consumer.
+    Broken(String),
+}
+
+/// A consumer on its thread; ends when dropped.
+pub struct Consumer {
+    delivered: mpsc::Receiver<Delivered>,
+    commands: commands::Sender<Command>,
+    epoch: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Command {
+    Restart,
+    Applied(Vec<Span>),
+    Stop,
+}
+
+impl Consumer {
+    /// Starts reading.
+    ///
+    /// # Errors
+    /// If a client setting is not one of librdkafka's, or there is no thread to be had.
+    pub fn start(kafka: &Kafka, reading: Reading, start: Arc<Start>) -> anyhow::Result<Self> {
+        let (sender, delivered) = mpsc::channel(CHANNEL_BATCHES);
+        let (commands, received) = commands::channel();
+        let epoch = Arc::new(AtomicU64::new(0));
+        let context = Context {
+            topic: reading.topic.clone(),
+            start,
+            epoch: Arc::clone(&epoch),
+            state: Mutex::default(),
+        };
+        let config = config(kafka, &reading);
+        let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
+        let name = format!("read-{}", reading.topic);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let reader = Reader {
+                consumer,
+                reading,
+                sender,
+                commands: received,
+                batch: Batch::default(),
+                since: None,
+                stopping: false,
+            };
+            reader.run();
+        })?;
+        Ok(Self {
+            delivered,
+            commands,
+            epoch,
+            thread: Some(thread),
+        })
+    }
+
+    /// The next thing that happened; `None` when the thread has ended.
+    pub async fn next(&mut self) -> Option<Delivered> {
+        self.delivered.recv().await
+    }
+
+    /// Whether a batch belongs to the assignment that is in force.
+    pub fn is_current(&self, batch: &Batch) -> bool {
+        batch.epoch == self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Reads again from where the owner says; batches handed over before are out of date.
+    pub fn restart(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        // An ended thread says so on the channel.
+        let _ = self.commands.send(Command::Restart);
+    }
+
+    /// Tells Kafka, for lag tools, what has been applied.
+    pub fn applied(&self, spans: &[Span]) {
+        let _ = self.commands.send(Command::Applied(spans.to_vec()));
+    }
+
+    /// Ends the thread and waits for it, on a thread where waiting is allowed.
+    pub async fn stop(mut self) {
+        let _ = self.commands.send(Command::Stop);
+        self.delivered.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+    }
+}
+
+fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
+    let mut config = kafka.client();
+    let group = match &reading.partitions {
+        Partitions::Shared { group } => group.clone(),
+        // Never joined; librdkafka wants a name all the same.
+        Partitions::All(_) => format!("{}millrace-tail", kafka.prefix),
+    };
+    config
+        .set("group.id", group)
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "3000")
+        .set("enable.auto.offset.store", "false")
+        .set(
+            "enable.auto.commit",
+            matches!(reading.partitions, Partitions::Shared { .. }).to_string(),
+        )
+        .set("auto.offset.reset", "error")
+        .set("check.crcs", "true")
+        .set("fetch.error.backoff.ms", "50")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("queued.min.messages", "50000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("enable.partition.eof", "false");
+    config
+}
+
+/// Answers rebalances, on the reading thread, inside its polls.
+struct Context {
+    topic: String,
+    start: Arc<Start>,
+    epoch: Arc<AtomicU64>,
+    state: Mutex<Assignment>,
+}
+
+#[derive(Default)]
+struct Assignment {
+    epoch: u64,
+    /// Where each partition goes on.
+    next: Vec<(i32, i64)>,
+    failure: Option<String>,
+}
+
+impl Context {
+    fn state(&self) -> MutexGuard<'_, Assignment> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Assigns these partitions from where the owner says.
+    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> Result<(), String> {
+        let next = (self.start)(partitions)?;
+        let mut list = TopicPartitionList::with_capacity(next.len());
+        for &(partition, offset) in &next {
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+                .map_err(|error| error.to_string())?;
+        }
+        self.adopt(next);
+        consumer.assign(&list).map_err(|error| error.to_string())
+    }
+
+    fn adopt(&self, next: Vec<(i32, i64)>) {
+        let mut state = self.state();
+        state.epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        state.next = next;
+    }
+}
+
+impl ClientContext for Context {
+    fn error(&self, failure: KafkaError, reason: &str) {
+        debug!(topic = self.topic, error = %failure, reason, "the consumer has trouble with the broker");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let partitions: Vec<i32> = list
+            .elements()
+            .iter()
+            .map(|place| place.partition())
+            .collect();
+        let outcome = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                info!(topic = self.topic, ?partitions, "was assigned partitions");
+                self.assign(consumer, &partitions)
+            }
+            _ => {
+                info!(topic = self.topic, ?partitions, "gives partitions back");
+                self.adopt(Vec::new());
+                consumer.unassign().map_err(|error| error.to_string())
+            }
+        };
+        if let Err(failure) = outcome {
+            self.state().failure = Some(failure);
+        }
+    }
+}
+
+/// The reading thread.
+struct Reader {
+    consumer: BaseConsumer<Context>,
+    reading: Reading,
+    sender: mpsc::Sender<Delivered>,
+    commands: commands::Receiver<Command>,
+    batch: Batch,
+    /// When the first record of the batch came.
+    since: Option<Instant>,
+    stopping: bool,
+}
+
+impl Reader {
+    fn run(mut self) {
+        if let Err(failure) = self.begin() {
+            self.end(Delivered::Broken(failure));
+            return;
+        }
+        while !self.stopping {
+            self.obey();
+            let wait = self.since.map_or(IDLE_POLL, |since| {
+                // A batch that is due and still here waits for room in the channel.
+                RETRY.max(self.reading.batch_age.saturating_sub(since.elapsed()))
+            });
+            if let Err(end) = self.poll(wait).and_then(|()| self.hand_over()) {
+                self.end(end);
+                return;
+            }
+        }
+    }
+
+    fn begin(&self) -> Result<(), String> {
+        match &self.reading.partitions {
+            Partitions::Shared { .. } => {
+                let subscribed = self.consumer.subscribe(&[&self.reading.topic]);
+                subscribed.map_err(|error| error.to_string())
+            }
+            Partitions::All(count) => {
+                let partitions: Vec<i32> = (0..*count).collect();
+                self.consumer.context().assign(&self.consumer, &partitions)
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Stop => self.stopping = true,
+                Command::Applied(spans) => self.store_offsets(&spans),
+                Command::Restart => {
+                    let context = self.consumer.context();
+                    let partitions: Vec<i32> = context
+                        .state()
+                        .next
+                        .iter()
+                        .map(|(partition, _)| *partition)
+                        .collect();
+                    let outcome = context.assign(&self.consumer, &partitions);
+                    if let Err(failure) = outcome {
+                        context.state().failure = Some(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what librdkafka has, for at most `wait`.
+    fn poll(&mut self, wait: Duration) -> Result<(), Delivered> {
+        let polled = self.consumer.poll(wait);
+        let context = self.consumer.context();
+        let mut state = context.state();
+        if let Some(failure) = state.failure.take() {
+            return Err(Delivered::Broken(failure));
+        }
+        if state.epoch != self.batch.epoch {
+            self.batch = Batch::of_epoch(state.epoch);
+            self.since = None;
+        }
+        match polled {
+            None => Ok(()),
+            Some(Ok(message)) => {
+                let place = state
+                    .next
+                    .iter_mut()
+                    .find(|(p, _)| *p == message.partition());
+                // A record of a partition that has just been given back.
+                let Some((_, next)) = place else {
+                    return Ok(());
+                };
+                // A record that was on its way when reading began anew.
+                if message.offset() < *next {
+                    return Ok(());
+                }
+                let raw = Raw {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+                    key: message.key(),
+                    value: message.payload(),
+                };
+                self.batch.push(raw, *next);
+                *next = message.offset() + 1;
+                self.since.get_or_insert_with(Instant::now);
+                Ok(())
+            }
+            Some(Err(failure)) => {
+                drop(state);
+                self.weigh(&failure)
+            }
+        }
+    }
+
+    /// Decides what an error of the consumer means.
+    fn weigh(&self, failure: &KafkaError) -> Result<(), Delivered> {
+        use RDKafkaErrorCode as Code;
+        let topic = &self.reading.topic;
+        match failure.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset) => {
+                Err(Delivered::Halted(format!(
+                    "topic {topic} does not have the records at the checkpoint any more ({failure}): it was truncated, deleted or made anew; if that was meant, rebuild the projection"
+                )))
+            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                self.trouble(format!(
+                    "topic {topic} does not exist: run `millrace topics apply`"
+                ));
+                Ok(())
+            }
+            _ if matches!(failure, KafkaError::MessageConsumptionFatal(_)) => {
+                Err(Delivered::Broken(failure.to_string()))
+            }
+            _ => {
+                self.trouble(format!("reading {topic}: {failure}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Says what is wrong, unless the channel is full: then there is other work first.
+    fn trouble(&self, what: String) {
+        let _ = self.sender.try_send(Delivered::Trouble(what));
+    }
+
+    fn end(self, last: Delivered) {
+        warn!(topic = self.reading.topic, ?last, "reading has ended");
+        let _ = self.sender.blocking_send(last);
+    }
+
+    /// Hands the batch over once it is old or large enough. While the channel is full a batch grows; a full batch
+    /// waits.
+    fn hand_over(&mut self) -> Result<(), Delivered> {
+        let Some(since) = self.since else {
+            return Ok(());
+        };
+        let is_full =
+            self.batch.len() >= self.reading.batch_max || self.batch.byte_len() >= BATCH_BYTES_MAX;
+        if !is_full && since.elapsed() < self.reading.batch_age {
+            return Ok(());
+        }
+        if self.sent() || !is_full {
+            return Ok(());
+        }
+        let full_since = Instant::now();
+        while full_since.elapsed() < PATIENCE {
+            std::thread::sleep(RETRY);
+            self.obey();
+            if self.stopping || self.sent() {
+                return Ok(());
+            }
+        }
+        self.wait_paused()
+    }
+
+    /// Waits for room with partitions paused, so that polling can go on: rebalances must be answered.
+    fn wait_paused(&mut self) -> Result<(), Delivered> {
+        debug!(
+            topic = self.reading.topic,
+            "pauses reading: the fold is behind"
+        );
+        let assignment = self.consumer.assignment();
+        let paused = assignment.and_then(|list| self.consumer.pause(&list).map(|()| list));
+        let epoch = self.batch.epoch;
+        let mut outcome = Ok(());
+        while outcome.is_ok() && self.batch.epoch == epoch && !self.stopping && !self.sent() {
+            outcome = self.poll(IDLE_POLL);
+            self.obey();
+        }
+        if let Ok(list) = paused {
+            // Fails for partitions that were given back meanwhile, which need it no more.
+            let _ = self.consumer.resume(&list);
+        }
+        outcome
+    }
+
+    /// Hands the batch over if there is room.
+    fn sent(&mut self) -> bool {
+        match self.sender.try_reserve() {
+            Ok(place) => {
+                let fresh = Batch::of_epoch(self.batch.epoch);
+                place.send(Delivered::Batch(std::mem::replace(&mut self.batch, fresh)));
+                self.since = None;
+                true
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => {
+                self.stopping = true;
+                true
+            }
+            Err(mpsc::error::TrySendError::Full(())) => false,
+        }
+    }
+
+    fn store_offsets(&self, spans: &[Span]) {
+        let store = || -> KafkaResult<()> {
+            let mut list = TopicPartitionList::with_capacity(spans.len());
+            for span in spans {
+                let offset = Offset::Offset(span.to);
+                list.add_partition_offset(&self.reading.topic, span.partition, offset)?;
+            }
+            self.consumer.store_offsets(&list)
+        };
+        if let Err(error) = store() {
+            debug!(%error, "cannot note offsets for lag tools");
+        }
+    }
+}

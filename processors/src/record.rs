@@ -1,0 +1,130 @@
+//! Records as they come from the log: a batch keeps all bytes in one buffer, so that a record costs no allocation.
+
+use std::ops::Range;
+
+use projections::checkpoints::Span;
+
+/// Records of one topic, in log order within each partition.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Counts the assignments of the consumer; a batch of an earlier one is out of date.
+    pub epoch: u64,
+    /// What the batch covers, a span a partition, sorted.
+    pub spans: Vec<Span>,
+    bytes: Vec<u8>,
+    records: Vec<Place>,
+}
+
+/// A record within the buffer.
+#[derive(Debug)]
+struct Place {
+    partition: i32,
+    offset: i64,
+    timestamp_ms: i64,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+}
+
+/// A record as it came: nothing is known of its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a> {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// When it was written, by the clock that the topic goes by; milliseconds since 1970-01-01T00:00:00Z.
+    pub timestamp_ms: i64,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A record with its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record<E> {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// When it was written, milliseconds since 1970-01-01T00:00:00Z.
+    pub timestamp_ms: i64,
+    /// What it says.
+    pub event: E,
+}
+
+impl Batch {
+    /// An empty batch of this assignment.
+    pub fn of_epoch(epoch: u64) -> Self {
+        Self {
+            epoch,
+            ..Self::default()
+        }
+    }
+
+    /// How many records.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// How many bytes their keys and values take.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The records in the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = Raw<'_>> {
+        let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.bytes[range]);
+        self.records.iter().map(move |place| Raw {
+            partition: place.partition,
+            offset: place.offset,
+            timestamp_ms: place.timestamp_ms,
+            key: bytes(&place.key),
+            value: bytes(&place.value),
+        })
+    }
+
+    /// Adds a record; `from` is where its partition goes on, at or before its offset (a log may have gaps).
+    pub fn push(&mut self, record: Raw<'_>, from: i64) {
+        let place = Place {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: self.copy(record.key),
+            value: self.copy(record.value),
+        };
+        self.records.push(place);
+        let to = record.offset + 1;
+        match self
+            .spans
+            .binary_search_by_key(&record.partition, |span| span.partition)
+        {
+            Ok(index) => {
+                let span = &mut self.spans[index];
+                span.to = to;
+                span.record_at_ms = span.record_at_ms.max(record.timestamp_ms);
+            }
+            Err(index) => self.spans.insert(
+                index,
+                Span {
+                    partition: record.partition,
+                    from,
+                    to,
+                    record_at_ms: record.timestamp_ms,
+                },
+            ),
+        }
+    }
+
+    fn copy(&mut self, bytes: Option<&[u8]>) -> Option<Range<usize>> {
+        let bytes = bytes?;
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        Some(start..self.bytes.len())
+    }
+}

@@ -1,0 +1,572 @@
+//! The loop from batch to commit, for every fold alike. One transaction a batch: first the compare-and-set of the
+//! checkpoints, then the rows, then the commit; the watermark is announced after it. Whatever goes wrong, the stored
+//! checkpoint says where to go on.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use producers::{clock, kafka::Kafka, metrics::Registry as MetricsRegistry};
+use projections::{
+    checkpoints::{self, AdvanceError},
+    db::{Database, is_transient},
+    dead_letters::{self, DeadLetter},
+    projection::{Changes as _, Generation, PrepareError, prepare},
+    schema_ids,
+};
+use rand::RngExt;
+use schemas::{
+    codec::{Decoder, LearnError},
+    event::Event,
+    registry::Registry,
+    topics::subject,
+};
+use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clicks::Clicks,
+    consumer::{Consumer, Delivered, Partitions, Reading, Start},
+    fold::{Fold, Folded},
+    interpret::{Failure, Rejected, interpret},
+    orders::Orders,
+    record::{Batch, Record},
+    status::{Doing, FoldMetrics, OfProjection, Status},
+    watermarks::Watermarks,
+};
+
+/// Every fold, by the name of its projection.
+static FOLDS: &[(&str, Run)] = &[
+    ("clicks", run_fold::<Clicks>),
+    ("orders", run_fold::<Orders>),
+];
+
+/// How long a batch waits for more records.
+const BATCH_AGE: Duration = Duration::from_millis(5);
+/// Pauses between attempts, doubled from the first to the second.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long the checkpoints may take to read while Kafka waits for the end of a rebalance.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a lost batch, how long at most the assignment may take to settle.
+const SETTLE_MAX_MS: u64 = 500;
+
+type Run = fn(Services, &CancellationToken);
+
+/// What a fold needs of the world around it.
+#[derive(Clone)]
+pub struct Services {
+    /// The broker.
+    pub kafka: Kafka,
+    /// The schema registry.
+    pub registry: Registry,
+    /// Postgres.
+    pub database: Database,
+    /// Where commits are announced.
+    pub watermarks: Watermarks,
+    /// Where it is said what goes on.
+    pub status: Status,
+    /// What is counted.
+    pub metrics: FoldMetrics,
+}
+
+impl Services {
+    /// Makes the counters part of `/metrics`.
+    pub fn register(&self, registry: &mut MetricsRegistry) {
+        self.metrics.register(registry);
+    }
+}
+
+/// The names of all folds.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FOLDS.iter().map(|(name, _)| *name)
+}
+
+/// The folds of this process, each on a thread of its own.
+pub struct Running(Vec<thread::JoinHandle<()>>);
+
+impl Running {
+    /// Waits until all folds have ended, after they were told to stop.
+    pub async fn ended(self) {
+        let join = || self.0.into_iter().for_each(|fold| drop(fold.join()));
+        // Only fails if a fold panicked, which has been said then.
+        let _ = tokio::task::spawn_blocking(join).await;
+    }
+}
+
+/// Runs the folds with these names, or all, until `stop`.
+///
+/// # Errors
+/// If there is no thread to be had.
+pub fn run(
+    only: &[String],
+    services: &Services,
+    stop: &CancellationToken,
+) -> std::io::Result<Running> {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|wanted| wanted == name);
+    let folds = FOLDS.iter().filter(|(name, _)| wanted(name));
+    let threads = folds.map(|(name, run)| {
+        let (services, stop) = (services.clone(), stop.clone());
+        thread::Builder::new()
+            .name(format!("fold-{name}"))
+            .spawn(move || run(services, &stop))
+    });
+    threads.collect::<std::io::Result<_>>().map(Running)
+}
+
+fn run_fold<F: Fold>(services: Services, stop: &CancellationToken) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let part = format!("fold {}", F::PROJECTION.name);
+            services.status.set(&part, Doing::Halted(error.to_string()));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let mut runner = Runner::<F>::new(services, stop.clone());
+        // Stopping drops it at its next await: a transaction that is open is rolled back.
+        tokio::select! {
+            () = runner.run() => {}
+            () = stop.cancelled() => {}
+        }
+        if let Some(consumer) = runner.consumer.take() {
+            consumer.stop().await;
+        }
+    });
+}
+
+/// One fold at work.
+struct Runner<F: Fold> {
+    services: Services,
+    stop: CancellationToken,
+    topic: String,
+    part: String,
+    label: OfProjection,
+    decoder: Decoder<F::Event>,
+    connection: Option<PgConnection>,
+    generation: Option<Generation>,
+    consumer: Option<Consumer>,
+}
+
+/// What ends the work of a fold for good: what to do, in words.
+struct Halt(String);
+
+/// Why a batch was not applied.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    /// Somebody else applied it, or another generation is live now.
+    #[error(transparent)]
+    Lost(AdvanceError),
+    /// Postgres.
+    #[error(transparent)]
+    Postgres(#[from] sqlx::Error),
+}
+
+/// A batch with its events read.
+struct Read<E> {
+    batch: Batch,
+    records: Vec<Record<E>>,
+    rejected: Vec<DeadLetter>,
+}
+
+impl<F: Fold> Runner<F> {
+    fn new(services: Services, stop: CancellationToken) -> Self {
+        let topic = F::Event::TOPIC.full_name(&services.kafka.prefix);
+        let name = F::PROJECTION.name;
+        let part = format!("fold {name}");
+        services.status.set(&part, Doing::Starting);
+        Self {
+            decoder: Decoder::new(&topic),
+            topic,
+            part,
+            label: [("projection", name)],
+            connection: None,
+            generation: None,
+            consumer: None,
+            services,
+            stop,
+        }
+    }
+
+    async fn run(&mut self) {
+        let Err(Halt(why)) = self.work().await;
+        self.services.status.set(&self.part, Doing::Halted(why));
+        if let Some(consumer) = self.consumer.take() {
+            consumer.stop().await;
+        }
+        self.stop.cancelled().await;
+    }
+
+    async fn work(&mut self) -> Result<std::convert::Infallible, Halt> {
+        loop {
+            self.connect().await?;
+            self.consume().await?;
+            self.doing(Doing::Running);
+            while let Some(delivered) = self.next().await {
+                match delivered {
+                    Delivered::Batch(batch) => self.apply(batch).await?,
+                    Delivered::Trouble(what) => self.doing(Doing::Waiting(what)),
+                    Delivered::Halted(why) => return Err(Halt(why)),
+                    Delivered::Broken(why) => {
+                        self.doing(Doing::Waiting(why));
+                        break;
+                    }
+                }
+            }
+            self.consumer = None;
+            tokio::time::sleep(RETRY_FIRST).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Delivered> {
+        self.consumer.as_mut()?.next().await
+    }
+
+    fn doing(&self, doing: Doing) {
+        self.services.status.set(&self.part, doing);
+    }
+
+    /// Connects to Postgres, makes the tables if there are none, and finds the generation to write; keeps at it
+    /// until Postgres answers.
+    async fn connect(&mut self) -> Result<(), Halt> {
+        let mut pause = RETRY_FIRST;
+        while self.connection.is_none() {
+            match self.try_connect().await {
+                Ok(connection) => self.connection = Some(connection),
+                Err(PrepareError::Postgres(error)) => {
+                    let address = self.services.database.address();
+                    let why = format!("Postgres at {address}: {error}");
+                    self.doing(Doing::Waiting(why));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                Err(error) => return Err(Halt(chain(&error))),
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_connect(&mut self) -> Result<PgConnection, PrepareError> {
+        let database = &self.services.database;
+        if self.generation.is_none() {
+            prepare(database, &self.services.kafka.prefix).await?;
+        }
+        let mut connection = database
+            .connect_fold(F::PROJECTION, F::PROJECTION.name)
+            .await?;
+        let generation = F::PROJECTION.live(&mut connection, &self.topic).await?;
+        self.generation = Some(generation);
+        // What was said on the lost connection has to be said again.
+        let reached = checkpoints::live(&mut connection, F::PROJECTION.name).await?;
+        let reached = reached.iter().map(|c| (c.partition, c.next_offset));
+        self.services
+            .watermarks
+            .announce(F::PROJECTION.name, reached);
+        Ok(connection)
+    }
+
+    async fn consume(&mut self) -> Result<(), Halt> {
+        let reading = Reading {
+            topic: self.topic.clone(),
+            partitions: Partitions::Shared {
+                group: format!(
+                    "{}millrace-{}",
+                    self.services.kafka.prefix,
+                    F::PROJECTION.name
+                ),
+            },
+            batch_max: F::BATCH_MAX,
+            batch_age: BATCH_AGE,
+        };
+        let consumer = Consumer::start(&self.services.kafka, reading, self.starting_points());
+        let consumer = consumer.map_err(|error| Halt(format!("{error:#}")))?;
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// Reads the stored checkpoints, on the thread of the consumer.
+    fn starting_points(&self) -> Arc<Start> {
+        let database = self.services.database.clone();
+        let topic = self.topic.clone();
+        Arc::new(move |partitions: &[i32]| {
+            let read = async {
+                let mut connection = database
+                    .connect_fold(F::PROJECTION, F::PROJECTION.name)
+                    .await?;
+                let generation = F::PROJECTION.live(&mut connection, &topic).await?;
+                let found =
+                    checkpoints::start(&mut connection, &generation, &topic, partitions).await?;
+                Ok::<_, PrepareError>(found)
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| error.to_string())?;
+            match runtime.block_on(async { tokio::time::timeout(START_TIMEOUT, read).await }) {
+                Ok(Ok(found)) => Ok(found.iter().map(|c| (c.partition, c.next_offset)).collect()),
+                Ok(Err(error)) => Err(format!("cannot read checkpoints: {}", chain(&error))),
+                Err(_) => Err("Postgres took too long to give the checkpoints".to_owned()),
+            }
+        })
+    }
+
+    /// Applies a batch, however often Postgres has to be asked, unless it is out of date.
+    async fn apply(&mut self, batch: Batch) -> Result<(), Halt> {
+        if !self.is_current(&batch) {
+            return Ok(());
+        }
+        let read = self.read(batch).await?;
+        let mut pause = RETRY_FIRST;
+        let mut one_by_one = false;
+        while self.is_current(&read.batch) {
+            self.connect().await?;
+            let started = Instant::now();
+            match self.step(&read, one_by_one).await {
+                Ok(letters) => {
+                    self.committed(&read, &letters, started);
+                    return Ok(());
+                }
+                Err(StepError::Lost(error)) => {
+                    self.lost(&error).await;
+                    return Ok(());
+                }
+                Err(StepError::Postgres(error)) => {
+                    self.connection = None;
+                    self.services.watermarks.forget(F::PROJECTION.name);
+                    self.doing(Doing::Waiting(format!("Postgres: {error}")));
+                    // An error that will not pass lies in a record: then each is tried alone.
+                    one_by_one = !is_transient(&error);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_current(&self, batch: &Batch) -> bool {
+        self.consumer
+            .as_ref()
+            .is_some_and(|consumer| consumer.is_current(batch))
+    }
+
+    /// One transaction: checkpoints, rows, dead letters, commit.
+    async fn step(
+        &mut self,
+        read: &Read<F::Event>,
+        one_by_one: bool,
+    ) -> Result<Vec<DeadLetter>, StepError> {
+        let (Some(connection), Some(generation)) = (&mut self.connection, &self.generation) else {
+            return Err(sqlx::Error::WorkerCrashed.into());
+        };
+        let mut transaction = connection.begin().await?;
+        checkpoints::advance(&mut transaction, generation, &self.topic, &read.batch.spans)
+            .await
+            .map_err(|error| match error {
+                AdvanceError::Postgres(error) => StepError::Postgres(error),
+                lost => StepError::Lost(lost),
+            })?;
+        let mut letters = read.rejected.clone();
+        if one_by_one {
+            for record in &read.records {
+                letters.extend(fold_alone::<F>(&mut transaction, record).await?);
+            }
+        } else {
+            letters.extend(fold_into::<F>(&mut transaction, &read.records).await?);
+        }
+        dead_letters::store(
+            &mut transaction,
+            F::PROJECTION,
+            generation,
+            &self.topic,
+            &letters,
+        )
+        .await?;
+        transaction.commit().await?;
+        Ok(letters)
+    }
+
+    fn committed(&self, read: &Read<F::Event>, letters: &[DeadLetter], started: Instant) {
+        let reached = read
+            .batch
+            .spans
+            .iter()
+            .map(|span| (span.partition, span.to));
+        self.services
+            .watermarks
+            .announce(F::PROJECTION.name, reached);
+        if let Some(consumer) = &self.consumer {
+            consumer.applied(&read.batch.spans);
+        }
+        let metrics = &self.services.metrics;
+        let records = read.batch.len();
+        metrics
+            .records
+            .get_or_create(&self.label)
+            .inc_by(records as u64);
+        metrics.batches.get_or_create(&self.label).inc();
+        metrics
+            .batch_records
+            .get_or_create(&self.label)
+            .observe(records as f64);
+        let took = started.elapsed().as_secs_f64();
+        metrics
+            .apply_seconds
+            .get_or_create(&self.label)
+            .observe(took);
+        for letter in letters {
+            tracing::warn!(
+                topic = self.topic,
+                partition = letter.partition,
+                offset = letter.offset,
+                reason = letter.reason,
+                error = letter.error,
+                "sent a record to the dead letters"
+            );
+            let [projection] = self.label;
+            let label = [projection, ("reason", letter.reason)];
+            metrics.dead_letters.get_or_create(&label).inc();
+        }
+        self.doing(Doing::Running);
+    }
+
+    /// Somebody else was here: lets the assignment settle, then reads from the stored checkpoints.
+    async fn lost(&mut self, error: &AdvanceError) {
+        tracing::info!(topic = self.topic, %error, "starts again from the stored checkpoints");
+        self.services.metrics.lost.get_or_create(&self.label).inc();
+        // The transaction is rolled back with its connection; the generation is looked up anew.
+        self.connection = None;
+        let jitter = clock::generator(None).random_range(1..=SETTLE_MAX_MS);
+        tokio::time::sleep(Duration::from_millis(jitter)).await;
+        if let Some(consumer) = &self.consumer {
+            consumer.restart();
+        }
+    }
+
+    /// Reads the events of a batch; learns schema ids that are new, however long the registry is away.
+    async fn read(&mut self, batch: Batch) -> Result<Read<F::Event>, Halt> {
+        let mut records = Vec::with_capacity(batch.len());
+        let mut rejected = Vec::new();
+        for raw in batch.iter() {
+            loop {
+                match interpret(&self.decoder, &raw) {
+                    Ok(record) => records.push(record),
+                    Err(Failure::Rejected(fault)) => rejected.push(fault.into_letter(&raw)),
+                    Err(Failure::NotLearned(id)) => {
+                        self.learn(id).await?;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        Ok(Read {
+            batch,
+            records,
+            rejected,
+        })
+    }
+
+    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.decoder.learn(&self.services.registry, id).await {
+                Ok(fingerprint) => return self.remember(id, &fingerprint).await,
+                Err(LearnError::Registry(error)) => {
+                    self.doing(Doing::Waiting(chain(&error)));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                Err(error @ LearnError::NewerBuildNeeded { .. }) => {
+                    return Err(Halt(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Compares what the registry says of an id with what it said when the id was first met.
+    async fn remember(&mut self, id: u32, fingerprint: &str) -> Result<(), Halt> {
+        let subject = subject(&self.topic);
+        let mut pause = RETRY_FIRST;
+        loop {
+            self.connect().await?;
+            let Some(connection) = &mut self.connection else {
+                continue;
+            };
+            match schema_ids::first_met(connection, &subject, id, fingerprint).await {
+                Ok(known) if known == fingerprint => return Ok(()),
+                Ok(known) => {
+                    return Err(Halt(format!(
+                        "schema id {id} of {subject} has fingerprint {fingerprint} and had {known}: the registry lost its data or is another one; point MILLRACE_REGISTRY_URL at the one that wrote this log"
+                    )));
+                }
+                Err(error) => {
+                    self.connection = None;
+                    self.doing(Doing::Waiting(format!("Postgres: {error}")));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}
+
+/// Loads, folds and writes; gives the records that contradict what is there.
+async fn fold_into<F: Fold>(
+    transaction: &mut PgConnection,
+    records: &[Record<F::Event>],
+) -> sqlx::Result<Vec<DeadLetter>> {
+    if records.is_empty() {
+        return Ok(Vec::new());
+    }
+    let prior = F::load(transaction, records).await?;
+    let Folded {
+        changes,
+        dead_letters,
+    } = F::fold(&prior, records);
+    changes.apply(transaction).await?;
+    Ok(dead_letters)
+}
+
+/// Folds one record within a savepoint; if Postgres cannot store it, it becomes a dead letter.
+async fn fold_alone<F: Fold>(
+    transaction: &mut PgConnection,
+    record: &Record<F::Event>,
+) -> sqlx::Result<Vec<DeadLetter>> {
+    let mut savepoint = transaction.begin().await?;
+    match fold_into::<F>(&mut savepoint, std::slice::from_ref(record)).await {
+        Ok(letters) => {
+            savepoint.commit().await?;
+            Ok(letters)
+        }
+        Err(error) if is_transient(&error) => Err(error),
+        Err(error) => {
+            savepoint.rollback().await?;
+            let fault = Rejected {
+                reason: "not_storable",
+                error: error.to_string(),
+            };
+            Ok(vec![DeadLetter {
+                partition: record.partition,
+                offset: record.offset,
+                reason: fault.reason,
+                error: fault.error,
+                record_at_ms: record.timestamp_ms,
+            }])
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,122 @@
+//! What the folds of a process are doing: for `/readyz`, the logs and `/metrics`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use producers::metrics::{Counter, Family, Histogram, Registry, latency_seconds};
+use tracing::{error, info, warn};
+
+/// What a part of the process is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doing {
+    /// Getting ready.
+    Starting,
+    /// At work.
+    Running,
+    /// Held up by something that may pass: what, in words.
+    Waiting(String),
+    /// Stopped until somebody does what the words say.
+    Halted(String),
+}
+
+/// What the parts of a process are doing, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    parts: Arc<Mutex<BTreeMap<String, Doing>>>,
+}
+
+impl Status {
+    /// Notes what a part is doing, and logs a change.
+    pub fn set(&self, part: &str, doing: Doing) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.get(part) == Some(&doing) {
+            return;
+        }
+        match &doing {
+            Doing::Starting => info!(part, "is starting"),
+            Doing::Running => info!(part, "is running"),
+            Doing::Waiting(why) => warn!(part, why, "is held up and tries again"),
+            Doing::Halted(why) => error!(part, why, "has halted"),
+        }
+        parts.insert(part.to_owned(), doing);
+    }
+
+    /// Why the process is not ready: a line a part that is not at work; empty if all is well.
+    pub fn not_ready(&self) -> Vec<String> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = parts.iter().filter_map(|(part, doing)| match doing {
+            Doing::Running => None,
+            Doing::Starting => Some(format!("{part} is starting")),
+            Doing::Waiting(why) => Some(format!("{part} waits: {why}")),
+            Doing::Halted(why) => Some(format!("{part} has halted: {why}")),
+        });
+        lines.collect()
+    }
+}
+
+/// The label of a projection.
+pub type OfProjection = [(&'static str, &'static str); 1];
+/// The labels of a projection's dead letters: which projection, and one word for the kind of fault.
+pub type OfReason = [(&'static str, &'static str); 2];
+
+/// What the folds of a process have done.
+#[derive(Debug, Clone)]
+pub struct FoldMetrics {
+    /// Records applied.
+    pub records: Family<OfProjection, Counter>,
+    /// Batches committed.
+    pub batches: Family<OfProjection, Counter>,
+    /// Batches that somebody else had applied.
+    pub lost: Family<OfProjection, Counter>,
+    /// Records that could not be folded.
+    pub dead_letters: Family<OfReason, Counter>,
+    /// Records in a batch.
+    pub batch_records: Family<OfProjection, Histogram>,
+    /// From the beginning of a transaction to its commit.
+    pub apply_seconds: Family<OfProjection, Histogram>,
+}
+
+impl Default for FoldMetrics {
+    fn default() -> Self {
+        Self {
+            records: Family::default(),
+            batches: Family::default(),
+            lost: Family::default(),
+            dead_letters: Family::default(),
+            batch_records: Family::new_with_constructor(|| {
+                Histogram::new((0..16).map(|power| f64::from(1 << power)))
+            }),
+            apply_seconds: Family::new_with_constructor(latency_seconds),
+        }
+    }
+}
+
+impl FoldMetrics {
+    /// Makes these counters part of `/metrics`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("fold_records", "Records applied", self.records.clone());
+        registry.register("fold_batches", "Batches committed", self.batches.clone());
+        registry.register(
+            "fold_lost_batches",
+            "Batches given up since somebody else had applied them",
+            self.lost.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Records that could not be decoded or folded",
+            self.dead_letters.clone(),
+        );
+        registry.register(
+            "fold_batch_records",
+            "Records in a batch",
+            self.batch_records.clone(),
+        );
+        registry.register(
+            "fold_apply_seconds",
+            "Time from the beginning of a transaction to its commit",
+            self.apply_seconds.clone(),
+        );
+    }
+}
