@@ -208,7 +208,8 @@ impl<F: Fold> Runner<F> {
             while let Some(delivered) = self.next().await {
                 match delivered {
                     Delivered::Batch(batch) => self.apply(batch).await?,
-                    Delivered::Trouble(what) => self.doing(Doing::Waiting(what)),
+                    // Goes on by itself; whether the broker is well is watched elsewhere.
+                    Delivered::Trouble(what) => tracing::warn!(part = self.part, what),
                     Delivered::Halted(why) => return Err(Halt(why)),
                     Delivered::Broken(why) => {
                         self.doing(Doing::Waiting(why));
@@ -262,9 +263,7 @@ impl<F: Fold> Runner<F> {
         // What was said on the lost connection has to be said again.
         let reached = checkpoints::live(&mut connection, F::PROJECTION.name).await?;
         let reached = reached.iter().map(|c| (c.partition, c.next_offset));
-        self.services
-            .watermarks
-            .announce(F::PROJECTION.name, reached);
+        self.services.watermarks.of(F::PROJECTION).announce(reached);
         Ok(connection)
     }
 
@@ -335,7 +334,7 @@ impl<F: Fold> Runner<F> {
                 }
                 Err(StepError::Postgres(error)) => {
                     self.connection = None;
-                    self.services.watermarks.forget(F::PROJECTION.name);
+                    self.services.watermarks.of(F::PROJECTION).forget();
                     self.doing(Doing::Waiting(format!("Postgres: {error}")));
                     // An error that will not pass lies in a record: then each is tried alone.
                     one_by_one = !is_transient(&error);
@@ -395,9 +394,7 @@ impl<F: Fold> Runner<F> {
             .spans
             .iter()
             .map(|span| (span.partition, span.to));
-        self.services
-            .watermarks
-            .announce(F::PROJECTION.name, reached);
+        self.services.watermarks.of(F::PROJECTION).announce(reached);
         if let Some(consumer) = &self.consumer {
             consumer.applied(&read.batch.spans);
         }

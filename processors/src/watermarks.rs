@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use projections::{
     checkpoints::{self, Checkpoint},
-    projection::PROJECTIONS,
+    projection::{PROJECTIONS, Projection},
 };
 use sqlx::PgPool;
 use tokio::{
@@ -23,38 +23,14 @@ const POLL_AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// The next offset of each partition, as far as it is known.
 type Offsets = HashMap<i32, i64>;
 
-/// The watermarks of a process.
-#[derive(Debug, Clone)]
-pub struct Watermarks {
-    projections: Arc<HashMap<&'static str, Watched>>,
-    wanted: Arc<Notify>,
-}
+/// How far something has come in each partition of a topic.
+#[derive(Debug, Default)]
+pub struct Progress(watch::Sender<Offsets>);
 
-#[derive(Debug)]
-struct Watched {
-    offsets: watch::Sender<Offsets>,
-}
-
-impl Default for Watermarks {
-    fn default() -> Self {
-        let watched = |name| {
-            let offsets = watch::Sender::new(Offsets::new());
-            (name, Watched { offsets })
-        };
-        Self {
-            projections: Arc::new(PROJECTIONS.iter().map(|p| watched(p.name)).collect()),
-            wanted: Arc::new(Notify::new()),
-        }
-    }
-}
-
-impl Watermarks {
-    /// Says what the checkpoints of a projection are; they never go back.
-    pub fn announce(&self, projection: &str, reached: impl Iterator<Item = (i32, i64)>) {
-        let Some(watched) = self.projections.get(projection) else {
-            return;
-        };
-        watched.offsets.send_if_modified(|offsets| {
+impl Progress {
+    /// Says how far it has come, as partitions and next offsets; it never goes back.
+    pub fn announce(&self, reached: impl Iterator<Item = (i32, i64)>) {
+        self.0.send_if_modified(|offsets| {
             let mut risen = false;
             for (partition, next_offset) in reached {
                 let known = offsets.entry(partition).or_insert(0);
@@ -65,64 +41,91 @@ impl Watermarks {
         });
     }
 
-    /// Forgets what is known of a projection, as when the connection that said it is lost.
-    pub fn forget(&self, projection: &str) {
-        if let Some(watched) = self.projections.get(projection) {
-            watched.offsets.send_modify(Offsets::clear);
+    /// Forgets what is known, as when the connection that said it is lost.
+    pub fn forget(&self) {
+        self.0.send_modify(Offsets::clear);
+    }
+
+    /// Whether the records at all these places (partition and offset) have been passed.
+    pub fn has_reached(&self, places: &[(i32, i64)]) -> bool {
+        passed(&self.0.borrow(), places)
+    }
+
+    /// Waits until the records at all these places have been passed; false at the deadline.
+    pub async fn reached(&self, places: &[(i32, i64)], deadline: Instant) -> bool {
+        let mut offsets = self.0.subscribe();
+        let waited = timeout_at(
+            deadline,
+            offsets.wait_for(|offsets| passed(offsets, places)),
+        );
+        waited.await.is_ok_and(|reached| reached.is_ok())
+    }
+}
+
+fn passed(offsets: &Offsets, places: &[(i32, i64)]) -> bool {
+    let is_passed = |(partition, offset)| offsets.get(partition).is_some_and(|next| next > offset);
+    places.iter().map(|(p, o)| (p, o)).all(is_passed)
+}
+
+/// The watermarks of a process: the progress of every projection.
+#[derive(Debug, Clone)]
+pub struct Watermarks {
+    projections: Arc<HashMap<&'static str, Progress>>,
+    wanted: Arc<Notify>,
+}
+
+impl Default for Watermarks {
+    fn default() -> Self {
+        let names = PROJECTIONS.iter().map(|projection| projection.name);
+        Self {
+            projections: Arc::new(names.map(|name| (name, Progress::default())).collect()),
+            wanted: Arc::new(Notify::new()),
         }
+    }
+}
+
+impl Watermarks {
+    /// The progress of a projection.
+    pub fn of(&self, projection: &Projection) -> &Progress {
+        self.projections
+            .get(projection.name)
+            .expect("every projection is in the list")
     }
 
     /// Waits until the projection has applied the records at all these places; false at the deadline.
     pub async fn reached(
         &self,
-        projection: &str,
+        projection: &Projection,
         places: &[(i32, i64)],
         deadline: Instant,
     ) -> bool {
-        let Some(watched) = self.projections.get(projection) else {
-            return false;
-        };
-        let mut offsets = watched.offsets.subscribe();
-        let passed = |offsets: &Offsets| {
-            places
-                .iter()
-                .all(|(partition, offset)| offsets.get(partition).is_some_and(|next| next > offset))
-        };
-        if passed(&offsets.borrow()) {
+        let progress = self.of(projection);
+        if progress.has_reached(places) {
             return true;
         }
+        let waiting = progress.reached(places, deadline);
         self.wanted.notify_one();
-        let waited = timeout_at(deadline, offsets.wait_for(passed)).await;
-        waited.is_ok_and(|reached| reached.is_ok())
+        waiting.await
     }
 
     /// Reads the checkpoints while somebody waits for them; runs beside everything else until `stop`.
     pub async fn follow(self, pool: PgPool, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let waited_for: Vec<_> = self
-                .projections
-                .iter()
-                .filter(|(_, watched)| watched.offsets.receiver_count() > 0)
-                .map(|(name, _)| *name)
-                .collect();
-            if waited_for.is_empty() {
-                tokio::select! {
-                    () = self.wanted.notified() => continue,
-                    () = stop.cancelled() => return,
-                }
-            }
+            let is_waited_for = |p: &&&Projection| self.of(p).0.receiver_count() > 0;
+            let waited_for: Vec<_> = PROJECTIONS.iter().filter(is_waited_for).collect();
             let mut pause = POLL;
-            for projection in waited_for {
-                match checkpoints::live(&pool, projection).await {
-                    Ok(found) => self.announce(projection, found.iter().map(place)),
+            for projection in &waited_for {
+                match checkpoints::live(&pool, projection.name).await {
+                    Ok(found) => self.of(projection).announce(found.iter().map(place)),
                     Err(_) => {
-                        self.forget(projection);
+                        self.of(projection).forget();
                         pause = POLL_AFTER_FAILURE;
                     }
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = self.wanted.notified(), if waited_for.is_empty() => {}
+                () = tokio::time::sleep(pause), if !waited_for.is_empty() => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -143,31 +146,29 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_woken_when_all_places_are_passed() {
-        let watermarks = Watermarks::default();
-        watermarks.announce("clicks", [(0, 5)].into_iter());
-        assert!(watermarks.reached("clicks", &[(0, 4)], soon()).await);
-        assert!(!watermarks.reached("clicks", &[(0, 5)], soon()).await);
+        let progress = Arc::new(Progress::default());
+        progress.announce([(0, 5)].into_iter());
+        assert!(progress.reached(&[(0, 4)], soon()).await);
+        assert!(!progress.reached(&[(0, 5)], soon()).await);
         let waiting = {
-            let watermarks = watermarks.clone();
+            let progress = Arc::clone(&progress);
             tokio::spawn(async move {
                 let deadline = Instant::now() + Duration::from_secs(30);
-                watermarks
-                    .reached("clicks", &[(0, 5), (1, 0)], deadline)
-                    .await
+                progress.reached(&[(0, 5), (1, 0)], deadline).await
             })
         };
-        watermarks.announce("clicks", [(0, 6)].into_iter());
-        watermarks.announce("clicks", [(1, 1), (0, 2)].into_iter());
+        progress.announce([(0, 6)].into_iter());
+        progress.announce([(1, 1), (0, 2)].into_iter());
         assert!(waiting.await.unwrap());
     }
 
     #[tokio::test]
     async fn what_was_forgotten_has_to_be_said_again() {
-        let watermarks = Watermarks::default();
-        watermarks.announce("orders", [(3, 9)].into_iter());
-        watermarks.forget("orders");
-        assert!(!watermarks.reached("orders", &[(3, 1)], soon()).await);
-        watermarks.announce("orders", [(3, 2)].into_iter());
-        assert!(watermarks.reached("orders", &[(3, 1)], soon()).await);
+        let progress = Progress::default();
+        progress.announce([(3, 9)].into_iter());
+        progress.forget();
+        assert!(!progress.reached(&[(3, 1)], soon()).await);
+        progress.announce([(3, 2)].into_iter());
+        assert!(progress.reached(&[(3, 1)], soon()).await);
     }
 }

@@ -332,6 +332,7 @@ static PARCELS: Topic = Topic {
     keyed: false,
     log_append_time: false,
     compatibility: Compatibility::FullTransitive,
+    avsc: "",
     schema: || &PARCEL_SCHEMA,
 };
 
