@@ -1,2 +1,53 @@
-//! x
-fn main() {}
+//! The one binary, `millrace`: a thin dispatch over the crates. The only place that ends the process with a code:
+//! 0 done, 1 failed, 2 used wrongly.
+
+mod cli;
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command},
+    output::ReaderGone,
+};
+
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return explain(&usage),
+    };
+    cli.logging.start(cli.command.is_server());
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // As in `millrace topics tail orders | head`: whoever read has seen enough.
+        Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let connection = cli.connection;
+    match cli.command {
+        Command::Run(args) => commands::serve::run(connection, args).await,
+        Command::Api(args) => commands::serve::api(connection, args).await,
+        Command::Process(args) => commands::serve::process(connection, args).await,
+        Command::Emit(args) => commands::emit::emit(&connection, args.what).await,
+        Command::Topics(args) => commands::topics::topics(&connection, args).await,
+    }
+}
+
+/// Help and version are answers; anything else is a wrong use.
+fn explain(usage: &clap::Error) -> ExitCode {
+    // Nobody is left to be told if this cannot be written.
+    let _ = usage.print();
+    ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(FAILED))
+}

@@ -68,6 +68,8 @@ pub enum Partitions {
 /// What a consumer hands over.
 #[derive(Debug)]
 pub enum Delivered {
+    /// Partitions were assigned, maybe none, and reading begins.
+    Started,
     /// Records, in order.
     Batch(Batch),
     /// Something is wrong that may pass; reading goes on.
@@ -207,6 +209,8 @@ struct Assignment {
     epoch: u64,
     /// Where each partition goes on.
     next: Vec<(i32, i64)>,
+    /// Assigned, and the owner was not told yet.
+    is_new: bool,
     failure: Option<String>,
 }
 
@@ -224,6 +228,7 @@ impl Context {
                 .map_err(|error| error.to_string())?;
         }
         self.adopt(next);
+        self.state().is_new = true;
         consumer.assign(&list).map_err(|error| error.to_string())
     }
 
@@ -308,7 +313,12 @@ impl Reader {
             }
             Partitions::All(count) => {
                 let partitions: Vec<i32> = (0..*count).collect();
-                self.consumer.context().assign(&self.consumer, &partitions)
+                self.consumer
+                    .context()
+                    .assign(&self.consumer, &partitions)?;
+                // Nothing was sent before, so there is room.
+                let _ = self.sender.try_send(Delivered::Started);
+                Ok(())
             }
         }
     }
@@ -345,6 +355,10 @@ impl Reader {
         }
         if state.epoch != self.batch.epoch {
             self.batch = Batch::of_epoch(state.epoch);
+            if std::mem::take(&mut state.is_new) {
+                // With a full channel, the owner is at work already.
+                let _ = self.sender.try_send(Delivered::Started);
+            }
             self.since = None;
         }
         match polled {

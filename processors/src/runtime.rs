@@ -204,9 +204,9 @@ impl<F: Fold> Runner<F> {
         loop {
             self.connect().await?;
             self.consume().await?;
-            self.doing(Doing::Running);
             while let Some(delivered) = self.next().await {
                 match delivered {
+                    Delivered::Started => self.doing(Doing::Running),
                     Delivered::Batch(batch) => self.apply(batch).await?,
                     // Goes on by itself; whether the broker is well is watched elsewhere.
                     Delivered::Trouble(what) => tracing::warn!(part = self.part, what),

@@ -52,13 +52,16 @@ impl Progress {
     }
 
     /// Waits until the records at all these places have been passed; false at the deadline.
-    pub async fn reached(&self, places: &[(i32, i64)], deadline: Instant) -> bool {
+    pub fn reached(&self, places: &[(i32, i64)], deadline: Instant) -> impl Future<Output = bool> {
+        // At once, not at the first poll: whoever reads checkpoints looks for subscribers.
         let mut offsets = self.0.subscribe();
-        let waited = timeout_at(
-            deadline,
-            offsets.wait_for(|offsets| passed(offsets, places)),
-        );
-        waited.await.is_ok_and(|reached| reached.is_ok())
+        async move {
+            let waited = timeout_at(
+                deadline,
+                offsets.wait_for(|offsets| passed(offsets, places)),
+            );
+            waited.await.is_ok_and(|reached| reached.is_ok())
+        }
     }
 }
 

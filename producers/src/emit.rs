@@ -7,6 +7,7 @@ use std::{
 };
 
 use schemas::event::Event;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     append::{Outcome, Pending},
@@ -35,21 +36,25 @@ pub struct Emitted {
     pub error: Option<AppendError>,
 }
 
-/// Appends `events` in order; `rate` is events a second. Stops at the first failure. `progress` hears how many
-/// are acknowledged.
+/// Appends `events` in order; `rate` is events a second. Ends early at the first failure, or when `stop` is
+/// cancelled; what is on its way by then is waited for. `progress` hears how many are acknowledged.
 pub async fn emit<E: Event>(
     writer: &EventWriter<E>,
-    events: impl Iterator<Item = E>,
+    mut events: impl ExactSizeIterator<Item = E>,
     rate: Option<f64>,
+    stop: &CancellationToken,
     mut progress: impl FnMut(u64),
 ) -> Emitted {
-    let mut events = events.peekable();
     let mut emitted = Emitted::default();
     let mut under_way: VecDeque<Pending> = VecDeque::new();
     let mut pace = Pace::new(rate);
     let with_headers = E::TOPIC.keyed.then(Context::default);
-    while events.peek().is_some() && emitted.error.is_none() {
-        let batch: Vec<E> = events.by_ref().take(pace.next_batch().await).collect();
+    while events.len() > 0 && emitted.error.is_none() {
+        // The pace first: an event is made when it is due, and stamped then.
+        let Some(due) = stop.run_until_cancelled(pace.next_batch()).await else {
+            break;
+        };
+        let batch: Vec<E> = events.by_ref().take(due).collect();
         match writer.send(&batch, with_headers.as_ref()) {
             Ok(pending) => under_way.push_back(pending),
             Err(refusal) => {
@@ -135,7 +140,8 @@ impl Pace {
                 )]
                 return batch as usize;
             }
-            tokio::time::sleep(PACE.min(Duration::from_secs_f64((1.0 - due) / rate))).await;
+            let until_due = ((1.0 - due) / rate).min(PACE.as_secs_f64());
+            tokio::time::sleep(Duration::from_secs_f64(until_due)).await;
         }
     }
 }

@@ -10,7 +10,7 @@ use schemas::{
 use serde_json::value::RawValue;
 
 /// The most bad orders of a file that are named.
-const NAMED_MAX: usize = 20;
+pub const NAMED_MAX: usize = 20;
 
 /// A bad order in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

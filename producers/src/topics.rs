@@ -16,6 +16,8 @@ use schemas::{
 use crate::kafka::Kafka;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a broker may take to answer at all.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// The most replicas that are asked for; fewer where there are fewer brokers.
 const REPLICAS_MAX: usize = 3;
 
@@ -47,7 +49,7 @@ pub async fn apply(
     let mut results = Vec::new();
     let metadata = admin
         .inner()
-        .fetch_metadata(None, TIMEOUT)
+        .fetch_metadata(None, FIRST_ANSWER)
         .with_context(|| no_broker(kafka))?;
     let replicas = metadata.brokers().len().clamp(1, REPLICAS_MAX);
     for topic in TOPICS {
@@ -86,7 +88,7 @@ pub fn check(kafka: &Kafka, topics: &[&Topic]) -> Result<()> {
     let client: AdminClient<DefaultClientContext> = kafka.client().create()?;
     let metadata = client
         .inner()
-        .fetch_metadata(None, TIMEOUT)
+        .fetch_metadata(None, FIRST_ANSWER)
         .with_context(|| no_broker(kafka))?;
     for topic in topics {
         let name = topic.full_name(&kafka.prefix);

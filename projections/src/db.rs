@@ -68,12 +68,18 @@ impl Database {
             .connect_lazy_with(options)
     }
 
-    /// A connection for one-off work, with Postgres's own settings.
+    /// A connection for one-off work.
     ///
     /// # Errors
     /// If Postgres does not answer or refuses.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
-        PgConnection::connect_with(&self.options.clone().application_name("millrace")).await
+        // Pinned: a user may have the name of one of our schemas, which would come first then.
+        let options = self
+            .options
+            .clone()
+            .application_name("millrace")
+            .options([("search_path", "public")]);
+        PgConnection::connect_with(&options).await
     }
 
     /// A connection for a fold that writes the generation in the Postgres schema `schema`: names in its statements

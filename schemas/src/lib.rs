@@ -4,12 +4,13 @@
 //! * [`topics`]: the list of topics, the log's table of contents.
 //! * [`codec`]: bytes to events and back, in the Confluent wire format.
 //! * [`registry`]: the client of a Confluent-compatible schema registry.
-//! * [`json`]: JSON from people, checked against the Avro schema, every fault named.
+//! * [`json`]: JSON from people, checked against the Avro schema, every fault named; [`inspect`]: JSON for people.
 //! * [`position`]: a place on the log, `topic/partition@offset`.
 
 pub mod clicks;
 pub mod codec;
 pub mod event;
+pub mod inspect;
 pub mod json;
 pub mod orders;
 pub mod position;

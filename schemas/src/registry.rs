@@ -1,4 +1,4 @@
-//! The client of a Confluent-compatible schema registry: the five calls that Millrace needs.
+//! The client of a Confluent-compatible schema registry: the calls that Millrace needs.
 
 use std::time::Duration;
 
@@ -156,6 +156,48 @@ impl Registry {
             Err((StatusCode::NOT_FOUND, refusal)) if refusal.error_code == SUBJECT_NOT_FOUND => {
                 Ok(Vec::new())
             }
+            Err((status, refusal)) => Err(self.refused(status, &path, refusal)),
+        }
+    }
+
+    /// A version of `subject`: the id of its schema and its text.
+    ///
+    /// # Errors
+    /// If the registry does not answer or has no such version.
+    pub async fn version(
+        &self,
+        subject: &str,
+        version: u32,
+    ) -> Result<(u32, String), RegistryError> {
+        let path = format!("/subjects/{subject}/versions/{version}");
+        #[derive(Deserialize)]
+        struct Found {
+            id: u32,
+            schema: String,
+        }
+        match self.call(Method::GET, &path, None).await? {
+            Ok(Found { id, schema }) => Ok((id, schema)),
+            Err((status, refusal)) => Err(self.refused(status, &path, refusal)),
+        }
+    }
+
+    /// What the registry demands of new versions of `subject`, in its own word; none if only its general rule
+    /// applies.
+    ///
+    /// # Errors
+    /// If the registry does not answer.
+    pub async fn demanded(&self, subject: &str) -> Result<Option<String>, RegistryError> {
+        let path = format!("/config/{subject}");
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Demanded {
+            compatibility_level: String,
+        }
+        match self.call(Method::GET, &path, None).await? {
+            Ok(Demanded {
+                compatibility_level,
+            }) => Ok(Some(compatibility_level)),
+            Err((StatusCode::NOT_FOUND, _)) => Ok(None),
             Err((status, refusal)) => Err(self.refused(status, &path, refusal)),
         }
     }

@@ -1,0 +1,82 @@
+//! What the API counts, and the text of `/metrics`.
+
+use producers::metrics::{Counter, Family, Gauge, Registry, encode};
+
+/// What a cache did.
+#[derive(Debug, Clone, Default)]
+pub struct CacheMetrics {
+    /// Answered from memory.
+    pub hits: Counter,
+    /// Read from Postgres.
+    pub misses: Counter,
+    /// Answered by a read that somebody else had begun.
+    pub shared: Counter,
+}
+
+/// Label of a projection's partition.
+pub type OfPartition = [(&'static str, String); 2];
+
+/// What the API counts.
+#[derive(Debug, Clone, Default)]
+pub struct ApiMetrics {
+    /// Answers by class of their status.
+    pub answers: Family<[(&'static str, &'static str); 1], Counter>,
+    /// The cache of the orders.
+    pub orders: CacheMetrics,
+    /// Records that a projection has yet to apply.
+    pub lag_records: Family<OfPartition, Gauge>,
+    /// Age of what a projection has yet to apply, in whole seconds.
+    pub lag_seconds: Family<OfPartition, Gauge>,
+    /// The generation that is live.
+    pub generation: Family<[(&'static str, &'static str); 1], Gauge>,
+}
+
+impl ApiMetrics {
+    /// Makes these counters part of `/metrics`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "http_answers",
+            "Answers by class of status",
+            self.answers.clone(),
+        );
+        for (what, counter) in [
+            ("hit", &self.orders.hits),
+            ("miss", &self.orders.misses),
+            ("shared", &self.orders.shared),
+        ] {
+            let labels = [
+                ("cache".into(), "orders".into()),
+                ("outcome".into(), what.into()),
+            ];
+            registry
+                .sub_registry_with_labels(labels.into_iter())
+                .register(
+                    "cache_reads",
+                    "Look-ups in a cache, by outcome",
+                    counter.clone(),
+                );
+        }
+        registry.register(
+            "projection_lag_records",
+            "Records that a projection has yet to apply",
+            self.lag_records.clone(),
+        );
+        registry.register(
+            "projection_lag_seconds",
+            "Time since the newest applied record, where records wait",
+            self.lag_seconds.clone(),
+        );
+        registry.register(
+            "projection_generation",
+            "Number of the live generation",
+            self.generation.clone(),
+        );
+    }
+}
+
+/// All counters of the process as text (OpenMetrics).
+pub fn text(registry: &Registry) -> String {
+    let mut text = String::new();
+    encode(&mut text, registry).expect("a String takes any text");
+    text
+}

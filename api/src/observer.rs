@@ -1,0 +1,76 @@
+//! Looks at broker, Postgres and lag every few seconds: for `/readyz` and `/metrics`.
+
+use std::{sync::Arc, time::Duration};
+
+use processors::status::Doing;
+use producers::{clock, topics};
+use projections::checkpoints::Checkpoint;
+use projections::projection::PROJECTIONS;
+use schemas::topics::TOPICS;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Observes until `stop`.
+pub async fn observe(app: Arc<App>, stop: CancellationToken) {
+    let watch = async {
+        loop {
+            look_at_broker(&app).await;
+            look_at_projections(&app).await;
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = watch => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn look_at_broker(app: &App) {
+    let kafka = app.services.kafka.clone();
+    let check = move || topics::check(&kafka, TOPICS);
+    let doing = match tokio::task::spawn_blocking(check).await {
+        Ok(Ok(())) => Doing::Running,
+        Ok(Err(error)) => Doing::Waiting(error.to_string()),
+        Err(error) => Doing::Waiting(error.to_string()),
+    };
+    app.services.status.set("broker", doing);
+}
+
+async fn look_at_projections(app: &App) {
+    let mut doing = Doing::Running;
+    for projection in PROJECTIONS {
+        match projections::checkpoints::live(&app.pool, projection.name).await {
+            Ok(found) => look_at_lag(app, projection.name, &found).await,
+            Err(error) => {
+                let address = app.services.database.address();
+                doing = Doing::Waiting(format!("Postgres at {address}: {error}"));
+            }
+        }
+    }
+    app.services.status.set("database", doing);
+}
+
+async fn look_at_lag(app: &App, projection: &'static str, checkpoints: &[Checkpoint]) {
+    let topic = format!("{}{projection}", app.services.kafka.prefix);
+    let now_ms = clock::now_ms();
+    for checkpoint in checkpoints {
+        let Some(end) = app.log_ends.of(&topic, checkpoint.partition).await else {
+            return;
+        };
+        let records = (end - checkpoint.next_offset).max(0);
+        let behind_ms = checkpoint.record_at_ms.map_or(0, |at| (now_ms - at).max(0));
+        let seconds = if records == 0 { 0 } else { behind_ms / 1_000 };
+        let label = || {
+            let partition = checkpoint.partition.to_string();
+            [
+                ("projection", projection.to_owned()),
+                ("partition", partition),
+            ]
+        };
+        app.metrics.lag_records.get_or_create(&label()).set(records);
+        app.metrics.lag_seconds.get_or_create(&label()).set(seconds);
+    }
+}

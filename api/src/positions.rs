@@ -1,0 +1,138 @@
+//! Reading one's own writes: `Millrace-Position` on a write, `Millrace-Min-Position` on a read.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderName, HeaderValue, request::Parts},
+};
+use processors::{inspect, watermarks::Progress};
+use producers::kafka::Kafka;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use schemas::{
+    position::{Position, parse_list},
+    topics::{TOPICS, Topic},
+};
+use tokio::time::Instant;
+
+use crate::{app::App, error::ApiError};
+
+/// Where a write stands on the log.
+pub static POSITION: HeaderName = HeaderName::from_static("millrace-position");
+/// What a read has to reflect.
+pub static MIN_POSITION: HeaderName = HeaderName::from_static("millrace-min-position");
+
+/// How long the broker may take to say where a log ends.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The positions that a read has to reflect; of topics that exist, within their partitions.
+#[derive(Debug, Default)]
+pub struct MinPositions(Vec<Position>);
+
+impl FromRequestParts<Arc<App>> for MinPositions {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let mut positions = Vec::new();
+        for value in parts.headers.get_all(&MIN_POSITION) {
+            let text = value
+                .to_str()
+                .map_err(|_| ApiError::bad_request("Millrace-Min-Position is not text"))?;
+            let list = parse_list(text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            positions.extend(list);
+        }
+        for position in &positions {
+            let known = TOPICS
+                .iter()
+                .find(|topic| app.topic(topic) == position.topic);
+            if known.is_none_or(|topic| position.partition >= topic.partitions) {
+                return Err(ApiError::bad_request(format!(
+                    "Millrace-Min-Position: there is no {}/{}",
+                    position.topic, position.partition
+                )));
+            }
+        }
+        Ok(Self(positions))
+    }
+}
+
+impl MinPositions {
+    /// The places in this topic, as partitions and offsets; a read ignores topics that it does not depend on.
+    pub fn of(&self, app: &App, topic: &Topic) -> Vec<(i32, i64)> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let name = app.topic(topic);
+        let here = self.0.iter().filter(|position| position.topic == name);
+        here.map(|position| (position.partition, position.offset))
+            .collect()
+    }
+}
+
+/// The header that tells where a write stands.
+pub fn header(position: &Position) -> HeaderValue {
+    HeaderValue::try_from(position.to_string()).expect("topic names are plain ASCII")
+}
+
+impl App {
+    /// Waits until the tail of a cache has passed these places.
+    ///
+    /// # Errors
+    /// 503 at the deadline; 400 for a place beyond the end of the log.
+    pub async fn passed(
+        &self,
+        progress: &Progress,
+        topic: &Topic,
+        places: &[(i32, i64)],
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
+        if progress.has_reached(places) {
+            return Ok(());
+        }
+        self.within_log(topic, places).await?;
+        if progress.reached(places, deadline).await {
+            return Ok(());
+        }
+        Err(ApiError::not_caught_up())
+    }
+
+    /// Refuses places that the log does not have. If the broker does not answer, they get the benefit of the doubt.
+    ///
+    /// # Errors
+    /// 400.
+    pub async fn within_log(&self, topic: &Topic, places: &[(i32, i64)]) -> Result<(), ApiError> {
+        let name = self.topic(topic);
+        for &(partition, offset) in places {
+            let end = self.log_ends.of(&name, partition).await;
+            if end.is_some_and(|end| offset >= end) {
+                return Err(ApiError::bad_request(format!(
+                    "Millrace-Min-Position: {name}/{partition} has no offset {offset}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the partitions end.
+pub struct LogEnds(Arc<BaseConsumer>);
+
+impl LogEnds {
+    /// Asks this broker.
+    ///
+    /// # Errors
+    /// If a client setting is not one of librdkafka's.
+    pub fn new(kafka: &Kafka) -> Result<Self> {
+        Ok(Self(Arc::new(inspect::consumer(kafka)?)))
+    }
+
+    /// The offset after the last record of a partition; `None` if the broker does not answer.
+    pub async fn of(&self, topic: &str, partition: i32) -> Option<i64> {
+        let consumer = Arc::clone(&self.0);
+        let topic = topic.to_owned();
+        let ask = move || consumer.fetch_watermarks(&topic, partition, END_TIMEOUT);
+        let answer = tokio::task::spawn_blocking(ask).await.ok()?;
+        answer.ok().map(|(_, end)| end)
+    }
+}

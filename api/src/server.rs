@@ -1,0 +1,77 @@
+//! From configuration to listening, and from the signal to stop to the last answer.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{app::App, observer, routes, tail};
+
+/// How long accepted writes may take to be decided after the last answer.
+const DRAIN: Duration = Duration::from_secs(6);
+
+/// Where to listen.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// A proxy in front authenticates callers: any address may be listened on.
+    pub behind_proxy: bool,
+}
+
+/// Serves until `stop`; then answers what has come, and ends when the log has everything that was accepted.
+///
+/// # Errors
+/// If the address is taken or not allowed.
+pub async fn serve(app: Arc<App>, listen: &Listen, stop: CancellationToken) -> Result<()> {
+    let address = listen.address;
+    if !address.ip().is_loopback() && !listen.behind_proxy {
+        bail!(
+            "{address} is not a loopback address, and there is no authentication: put a proxy in front and say --behind-proxy"
+        );
+    }
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: is another process there? MILLRACE_LISTEN sets another address"))?;
+    let background = Background::start(&app);
+    info!(address = %listener.local_addr()?, "listening");
+    let lane_stop = CancellationToken::new();
+    let lane = tokio::spawn(Arc::clone(&app.clicks).run(lane_stop.clone()));
+    let router = routes::router(Arc::clone(&app));
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await?;
+    lane_stop.cancel();
+    let _ = lane.await;
+    if !app.drained(DRAIN).await {
+        warn!("stopped before the broker had acknowledged everything");
+    }
+    background.stop().await;
+    Ok(())
+}
+
+/// What runs beside the requests.
+struct Background {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Background {
+    fn start(app: &Arc<App>) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(Arc::clone(app).register_schemas(stop.clone()));
+        tasks.spawn(tail::follow_orders(Arc::clone(app), stop.clone()));
+        tasks.spawn(observer::observe(Arc::clone(app), stop.clone()));
+        let watermarks = app.services.watermarks.clone();
+        tasks.spawn(watermarks.follow(app.pool.clone(), stop.clone()));
+        tasks.close();
+        Self { tasks, stop }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}

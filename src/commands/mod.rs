@@ -1,0 +1,5 @@
+//! The commands, one file each.
+
+pub mod emit;
+pub mod serve;
+pub mod topics;

@@ -1,0 +1,171 @@
+//! `run`, `api` and `process`: what runs until it is told to stop.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use api::{
+    app::{App, Limits},
+    server::{Listen, serve},
+};
+use clap::{Args, builder::PossibleValuesParser};
+use processors::{
+    runtime::{self, Services},
+    status::{FoldMetrics, Status},
+    watermarks::Watermarks,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::cli::Connection;
+
+/// Serve the API and fold every topic, in one process.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+/// Serve the API alone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "API")]
+pub struct ApiArgs {
+    /// Address to listen on.
+    #[arg(
+        long,
+        env = "MILLRACE_LISTEN",
+        default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
+        value_name = "ADDRESS"
+    )]
+    listen: SocketAddr,
+    /// Port to listen on, in place of the one in --listen.
+    #[arg(long, env = "PORT", value_name = "PORT")]
+    port: Option<u16>,
+    /// A proxy in front authenticates callers: allows --listen with an address other than loopback.
+    #[arg(long, env = "MILLRACE_BEHIND_PROXY")]
+    behind_proxy: bool,
+    /// How long a read waits for the position in Millrace-Min-Position, in milliseconds.
+    #[arg(
+        long,
+        env = "MILLRACE_WAIT_MS",
+        default_value_t = 2_000,
+        value_name = "MS"
+    )]
+    wait_ms: u64,
+    /// The most connections to Postgres for queries.
+    #[arg(
+        long,
+        env = "PG_MAX_CONNS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "N"
+    )]
+    pg_max_conns: u32,
+    /// The most memory for caches, in MiB.
+    #[arg(
+        long,
+        env = "MILLRACE_CACHE_MB",
+        default_value_t = 48,
+        value_name = "MIB"
+    )]
+    cache_mb: u64,
+}
+
+/// Fold topics into Postgres alone.
+#[derive(Debug, Args)]
+pub struct ProcessArgs {
+    /// Only these projections, separated by commas; all of them without it.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(runtime::names())
+    )]
+    only: Vec<String>,
+}
+
+/// Folds and serves, until a signal.
+pub async fn run(connection: Connection, args: RunArgs) -> Result<()> {
+    let services = services(&connection)?;
+    let stop = stop_on_signal()?;
+    // The folds go on while the API drains: whoever waits for them gets an answer.
+    let stop_folds = CancellationToken::new();
+    let app = args.api.app(services.clone())?;
+    let folds = runtime::run(&[], &services, &stop_folds)?;
+    let served = serve(Arc::new(app), &args.api.listen(), stop).await;
+    stop_folds.cancel();
+    folds.ended().await;
+    served
+}
+
+/// Serves, until a signal.
+pub async fn api(connection: Connection, args: ApiArgs) -> Result<()> {
+    let services = services(&connection)?;
+    let stop = stop_on_signal()?;
+    let app = args.app(services)?;
+    serve(Arc::new(app), &args.listen(), stop).await
+}
+
+/// Folds, until a signal.
+pub async fn process(connection: Connection, args: ProcessArgs) -> Result<()> {
+    let services = services(&connection)?;
+    let stop = stop_on_signal()?;
+    let folds = runtime::run(&args.only, &services, &stop)?;
+    stop.cancelled().await;
+    folds.ended().await;
+    Ok(())
+}
+
+impl ApiArgs {
+    fn listen(&self) -> Listen {
+        let mut address = self.listen;
+        if let Some(port) = self.port {
+            address.set_port(port);
+        }
+        Listen {
+            address,
+            behind_proxy: self.behind_proxy,
+        }
+    }
+
+    fn app(&self, services: Services) -> Result<App> {
+        let limits = Limits {
+            wait: Duration::from_millis(self.wait_ms),
+            connections_max: self.pg_max_conns,
+            cache_bytes_max: self.cache_mb << 20,
+        };
+        App::new(services, limits)
+    }
+}
+
+fn services(connection: &Connection) -> Result<Services> {
+    Ok(Services {
+        kafka: connection.kafka(),
+        registry: connection.registry()?,
+        database: connection.database()?,
+        watermarks: Watermarks::default(),
+        status: Status::default(),
+        metrics: FoldMetrics::default(),
+    })
+}
+
+/// Cancelled by the first SIGTERM or SIGINT.
+fn stop_on_signal() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping: answers what has come, then ends");
+        told.cancel();
+    });
+    Ok(stop)
+}
