@@ -6,10 +6,12 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use jiff::{Span, SpanRelativeTo, Timestamp};
+use processors::runtime;
 use producers::kafka::{Kafka, Property};
 use projections::db::Database;
-use schemas::registry::Registry;
+use schemas::{position::Position, registry::Registry};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::serve::{ApiArgs, ProcessArgs, RunArgs};
@@ -43,8 +45,16 @@ pub enum Command {
     Process(ProcessArgs),
     /// Append events to the log.
     Emit(EmitArgs),
-    /// List the topics, look into them, create them.
+    /// List the topics, look into them, create them; without a command, list them.
     Topics(TopicsArgs),
+    /// Tell how far the projections are behind the log.
+    ///
+    /// In records, and in seconds: the age of the oldest record that is not applied yet.
+    Lag(LagArgs),
+    /// List the records that could not be folded, newest first, and why.
+    ///
+    /// Their bytes stay in the log; `show` prints them.
+    DeadLetters(DeadLettersArgs),
 }
 
 impl Command {
@@ -191,7 +201,6 @@ impl Logging {
     }
 }
 
-/// Append events to the log.
 #[derive(Debug, Args)]
 pub struct EmitArgs {
     #[command(subcommand)]
@@ -209,7 +218,7 @@ pub enum Emit {
 #[derive(Debug, Args)]
 pub struct EmitClick {
     /// The banner that is clicked.
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..), allow_negative_numbers = true)]
+    #[arg(long, value_name = "ID", value_parser = banner, allow_negative_numbers = true)]
     pub banner: i64,
     /// How many clicks.
     #[arg(long, value_name = "N", default_value = "1", value_parser = how_many)]
@@ -250,7 +259,6 @@ pub struct Manner {
     pub json: bool,
 }
 
-/// List the topics, look into them, create them. Without a command: a list.
 #[derive(Debug, Args)]
 pub struct TopicsArgs {
     /// Prints JSON, for programs.
@@ -262,6 +270,23 @@ pub struct TopicsArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum Topics {
+    /// Show a topic's partitions, settings that are not as they have to be, and schemas.
+    Describe {
+        /// The topic, with the prefix or without.
+        topic: String,
+    },
+    /// Print the records of a topic, decoded.
+    ///
+    /// A line a record: position, time, key, value. With --json an object a line, with topic, partition, offset,
+    /// timestamp, key, headers, schema_id and value; where the value cannot be decoded it is null, and there are error
+    /// and bytes (base64). Records come in order within each partition. Without --follow it ends where the topic ended
+    /// when the command began.
+    Tail(TailArgs),
+    /// Print one record, decoded.
+    Get {
+        /// Where it stands: `topic/partition@offset`, the topic with the prefix or without.
+        position: Position,
+    },
     /// Create the topics that are missing and register their schemas; report what differs and alter nothing.
     ///
     /// May be repeated. Fails if a topic differs from what it has to be.
@@ -269,6 +294,103 @@ pub enum Topics {
         /// Only says what would be done.
         #[arg(long)]
         dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// The topic, with the prefix or without.
+    pub topic: String,
+    /// Where to begin: `beginning`; `end`; an offset, the same in every partition; `-N` for the last N of every
+    /// partition; a time such as 2026-01-02T03:04:05Z; or an age such as -10m, -2h30m, -1d. It is `beginning`, and with
+    /// --follow `end`, unless told.
+    #[arg(long, value_name = "WHERE", value_parser = Start::parse, allow_hyphen_values = true)]
+    pub from: Option<Start>,
+    /// Only records with this key; reads no other partition than the key's.
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Ends after this many records.
+    #[arg(long, short = 'n', value_name = "N", value_parser = how_many)]
+    pub limit: Option<usize>,
+    /// Goes on with the records to come, until Ctrl-C.
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// Where to begin to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The first record.
+    Beginning,
+    /// After the last record.
+    End,
+    /// This offset, in every partition.
+    Offset(i64),
+    /// So many records before the end of every partition.
+    Last(i64),
+    /// The first record at or after this time, milliseconds since 1970-01-01T00:00:00Z.
+    Time(i64),
+    /// So many milliseconds ago.
+    Ago(i64),
+}
+
+impl Start {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            "write beginning, end, an offset, -N, a time such as 2026-01-02T03:04:05Z, or an age such as -10m"
+                .to_owned()
+        };
+        match text {
+            "beginning" | "start" => return Ok(Self::Beginning),
+            "end" => return Ok(Self::End),
+            _ => {}
+        }
+        if let Ok(offset) = text.parse::<i64>() {
+            return match offset.checked_neg() {
+                Some(last) if text.starts_with('-') => Ok(Self::Last(last)),
+                Some(_) => Ok(Self::Offset(offset)),
+                None => Err(wrong()),
+            };
+        }
+        if let Some(age) = text.strip_prefix('-') {
+            let age = age.parse::<Span>().map_err(|_| wrong())?;
+            let age = age.to_duration(SpanRelativeTo::days_are_24_hours());
+            let ms = age.ok().and_then(|age| i64::try_from(age.as_millis()).ok());
+            return ms.filter(|ms| *ms >= 0).map(Self::Ago).ok_or_else(wrong);
+        }
+        let time: Timestamp = text.parse().map_err(|_| wrong())?;
+        Ok(Self::Time(time.as_millisecond()))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct LagArgs {
+    /// Prints JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DeadLettersArgs {
+    /// Only those of this projection.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(runtime::names()))]
+    pub projection: Option<String>,
+    /// How many at most.
+    #[arg(long, short = 'n', value_name = "N", default_value = "50", value_parser = how_many)]
+    pub limit: usize,
+    /// Prints JSON, for programs: an object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Option<DeadLetters>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// Show one of them: why it was given up, its bytes, and what can be decoded of it.
+    Show {
+        /// Where it stands: `topic/partition@offset`, the topic with the prefix or without.
+        position: Position,
     },
 }
 
@@ -284,6 +406,13 @@ fn levels(text: &str) -> Result<String, String> {
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn banner(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(banner) if banner >= 0 => Ok(banner),
+        _ => Err(format!("must be a whole number from 0 to {}", i64::MAX)),
     }
 }
 
@@ -310,5 +439,56 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_beginning_can_be_said_in_many_ways() {
+        for (text, from) in [
+            ("beginning", Start::Beginning),
+            ("end", Start::End),
+            ("0", Start::Offset(0)),
+            ("41", Start::Offset(41)),
+            ("-5", Start::Last(5)),
+            ("-10m", Start::Ago(600_000)),
+            ("-2h30m", Start::Ago(9_000_000)),
+            ("-1d", Start::Ago(86_400_000)),
+            ("-1.5s", Start::Ago(1_500)),
+            ("1970-01-01T00:00:01Z", Start::Time(1_000)),
+            ("1970-01-01T01:00:01+01:00", Start::Time(1_000)),
+        ] {
+            assert_eq!(Start::parse(text), Ok(from), "{text}");
+        }
+        for text in ["", "-", "yesterday", "10m", "--10m", "2026-01-02", "1.5", "-9223372036854775808"] {
+            assert!(Start::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_may_stand_before_and_after_the_command() {
+        for line in [
+            "millrace --brokers here:1 topics tail orders",
+            "millrace topics tail orders --brokers here:1",
+            "millrace topics --brokers here:1 tail orders",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.connection.brokers, "here:1");
+        }
+    }
+
+    #[test]
+    fn wrong_numbers_are_refused() {
+        for line in [
+            "millrace emit click --banner -1",
+            "millrace emit click --banner 1 --count 0",
+            "millrace emit click --banner 1 --rate 0",
+            "millrace emit click --banner 1 --rate NaN",
+            "millrace emit order",
+            "millrace emit order --file a --sample 1",
+            "millrace emit order --file a --seed 1",
+            "millrace topics tail",
+            "millrace topics get orders",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The one binary, `millrace`: a thin dispatch over the crates. The only place that ends the process with a code:
 //! 0 done, 1 failed, 2 used wrongly.
 
+#![expect(unreachable_pub, reason = "a program has no outside: pub is what its other files use")]
+
 mod cli;
 mod commands;
 mod output;
@@ -42,6 +44,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Process(args) => commands::serve::process(connection, args).await,
         Command::Emit(args) => commands::emit::emit(&connection, args.what).await,
         Command::Topics(args) => commands::topics::topics(&connection, args).await,
+        Command::Lag(args) => commands::lag::lag(&connection, &args).await,
+        Command::DeadLetters(args) => commands::dead_letters::dead_letters(&connection, args).await,
     }
 }
 

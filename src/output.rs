@@ -26,9 +26,20 @@ impl Error for ReaderGone {}
 /// # Errors
 /// [`ReaderGone`], or what else keeps stdout from being written.
 pub fn line(text: impl Display) -> anyhow::Result<()> {
+    lines(&format!("{text}\n"))
+}
+
+/// Writes whole lines to stdout.
+///
+/// # Errors
+/// As [`line`].
+pub fn lines(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    written(writeln!(out, "{text}"))?;
-    written(out.flush())
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        written => Ok(written?),
+    }
 }
 
 /// Writes a value to stdout as one line of JSON.
@@ -37,17 +48,6 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
 /// As [`line`].
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string(value)?)
-}
-
-/// Tells a reader that has gone from other failures.
-///
-/// # Errors
-/// As [`line`].
-pub fn written(outcome: io::Result<()>) -> anyhow::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(ReaderGone.into()),
-        outcome => Ok(outcome?),
-    }
 }
 
 /// Writes a line to stderr, for the person who watches.
@@ -71,6 +71,25 @@ pub fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head);
     table
+}
+
+/// Writes a table to stdout, without the blanks that fill its last column.
+///
+/// # Errors
+/// As [`line`].
+pub fn print(table: &Table) -> anyhow::Result<()> {
+    line(table.trim_fmt())
+}
+
+/// The age of something, such as `3m 20s`.
+pub fn age(seconds: i64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{}s", seconds.max(0)),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, ..) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
 }
 
 /// `1 order`, `1,234 orders`.
@@ -108,5 +127,18 @@ mod tests {
         }
         assert_eq!(count(1, "order"), "1 order");
         assert_eq!(count(1_000, "order"), "1,000 orders");
+    }
+
+    #[test]
+    fn ages_have_two_units() {
+        for (seconds, text) in [
+            (-1, "0s"),
+            (59, "59s"),
+            (60, "1m 0s"),
+            (7_260, "2h 1m"),
+            (180_000, "2d 2h"),
+        ] {
+            assert_eq!(age(seconds), text);
+        }
     }
 }

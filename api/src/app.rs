@@ -11,20 +11,28 @@ use producers::{
     metrics::{AppendMetrics, Registry as MetricsRegistry},
     writer::EventWriter,
 };
-use schemas::{clicks::BannerClicked, event::Event, orders::OrderPlaced, topics::Topic};
+use projections::projection::prepare;
+use schemas::{
+    clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::RegistryError,
+    topics::Topic,
+};
 use sqlx::PgPool;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::{Coherent, Weight},
     metrics::ApiMetrics,
+    observer,
     positions::LogEnds,
+    tail,
 };
 
 /// How long a query waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_000);
-/// Between attempts to register a schema.
-const REGISTER_AGAIN: Duration = Duration::from_secs(1);
+/// Between attempts to do what has to be done at start.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Parts of the process, as `/readyz` names them.
+const SCHEMAS: &str = "schemas";
+const TABLES: &str = "tables";
 
 /// What can be set about the API beside its address.
 #[derive(Debug, Clone)]
@@ -83,6 +91,16 @@ impl App {
         let appender = Arc::new(appender);
         let prefix = &services.kafka.prefix;
         let click_writer = Arc::new(EventWriter::new(Arc::clone(&appender), prefix));
+        // Said before anybody can ask: the process is not ready until each of these is at work.
+        for part in [
+            SCHEMAS,
+            TABLES,
+            tail::PART,
+            observer::BROKER,
+            observer::DATABASE,
+        ] {
+            services.status.set(part, Doing::Starting);
+        }
         Ok(Self {
             pool: services
                 .database
@@ -105,15 +123,34 @@ impl App {
     }
 
     /// Registers the schemas that this process writes, however long the registry is away.
-    pub async fn register_schemas(self: Arc<Self>, stop: CancellationToken) {
-        let keep_at_it = async {
-            keep_registering(&self, &self.click_writer).await;
-            keep_registering(&self, &self.order_writer).await;
-        };
-        tokio::select! {
-            () = keep_at_it => {}
-            () = stop.cancelled() => {}
+    pub async fn register_schemas(self: Arc<Self>) {
+        let status = &self.services.status;
+        while let Err(error) = self.try_register().await {
+            status.set(SCHEMAS, Doing::Waiting(error.to_string()));
+            tokio::time::sleep(TRY_AGAIN).await;
         }
+        status.set(SCHEMAS, Doing::Running);
+    }
+
+    async fn try_register(&self) -> Result<(), RegistryError> {
+        let registry = &self.services.registry;
+        self.click_writer.register(registry).await?;
+        self.order_writer.register(registry).await
+    }
+
+    /// Makes the tables if there are none, however long Postgres is away.
+    pub async fn prepare_tables(self: Arc<Self>) {
+        let Services {
+            database,
+            kafka,
+            status,
+            ..
+        } = &self.services;
+        while let Err(error) = prepare(database, &kafka.prefix).await {
+            status.set(TABLES, Doing::Waiting(error.to_string()));
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+        status.set(TABLES, Doing::Running);
     }
 
     /// Waits until everything that was accepted is decided; false if the time was not enough.
@@ -127,16 +164,4 @@ impl App {
     pub fn topic(&self, topic: &Topic) -> String {
         topic.full_name(&self.services.kafka.prefix)
     }
-}
-
-async fn keep_registering<E: Event>(app: &App, writer: &EventWriter<E>) {
-    let part = format!("schema of {}", writer.topic());
-    app.services.status.set(&part, Doing::Starting);
-    while let Err(error) = writer.register(&app.services.registry).await {
-        app.services
-            .status
-            .set(&part, Doing::Waiting(error.to_string()));
-        tokio::time::sleep(REGISTER_AGAIN).await;
-    }
-    app.services.status.set(&part, Doing::Running);
 }

@@ -4,27 +4,22 @@ use std::{sync::Arc, time::Duration};
 
 use processors::status::Doing;
 use producers::{clock, topics};
-use projections::checkpoints::Checkpoint;
-use projections::projection::PROJECTIONS;
+use projections::{checkpoints::Checkpoint, projection::PROJECTIONS};
 use schemas::topics::TOPICS;
-use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
+/// Parts of the process, as `/readyz` names them.
+pub(crate) const BROKER: &str = "broker";
+pub(crate) const DATABASE: &str = "database";
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Observes until `stop`.
-pub async fn observe(app: Arc<App>, stop: CancellationToken) {
-    let watch = async {
-        loop {
-            look_at_broker(&app).await;
-            look_at_projections(&app).await;
-            tokio::time::sleep(EVERY).await;
-        }
-    };
-    tokio::select! {
-        () = watch => {}
-        () = stop.cancelled() => {}
+/// Observes for as long as it is polled.
+pub async fn observe(app: Arc<App>) {
+    loop {
+        look_at_broker(&app).await;
+        look_at_projections(&app).await;
+        tokio::time::sleep(EVERY).await;
     }
 }
 
@@ -36,7 +31,7 @@ async fn look_at_broker(app: &App) {
         Ok(Err(error)) => Doing::Waiting(error.to_string()),
         Err(error) => Doing::Waiting(error.to_string()),
     };
-    app.services.status.set("broker", doing);
+    app.services.status.set(BROKER, doing);
 }
 
 async fn look_at_projections(app: &App) {
@@ -50,7 +45,7 @@ async fn look_at_projections(app: &App) {
             }
         }
     }
-    app.services.status.set("database", doing);
+    app.services.status.set(DATABASE, doing);
 }
 
 async fn look_at_lag(app: &App, projection: &'static str, checkpoints: &[Checkpoint]) {

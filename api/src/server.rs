@@ -1,6 +1,6 @@
 //! From configuration to listening, and from the signal to stop to the last answer.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
@@ -9,6 +9,8 @@ use tracing::{info, warn};
 
 use crate::{app::App, observer, routes, tail};
 
+/// How long answers may take after the signal to stop; a connection that is still open then is cut.
+const LAST_ANSWERS: Duration = Duration::from_secs(20);
 /// How long accepted writes may take to be decided after the last answer.
 const DRAIN: Duration = Duration::from_secs(6);
 
@@ -40,9 +42,14 @@ pub async fn serve(app: Arc<App>, listen: &Listen, stop: CancellationToken) -> R
     let lane_stop = CancellationToken::new();
     let lane = tokio::spawn(Arc::clone(&app.clicks).run(lane_stop.clone()));
     let router = routes::router(Arc::clone(&app));
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .await?;
+    let patience = stop.clone();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    tokio::select! {
+        served = serving => served?,
+        () = async { patience.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {
+            warn!("stopped while requests were still open");
+        }
+    }
     lane_stop.cancel();
     let _ = lane.await;
     if !app.drained(DRAIN).await {
@@ -61,11 +68,15 @@ struct Background {
 impl Background {
     fn start(app: &Arc<App>) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(Arc::clone(app).register_schemas(stop.clone()));
-        tasks.spawn(tail::follow_orders(Arc::clone(app), stop.clone()));
-        tasks.spawn(observer::observe(Arc::clone(app), stop.clone()));
+        let until_stop = |work: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(work));
+        };
+        until_stop(Box::pin(Arc::clone(app).register_schemas()));
+        until_stop(Box::pin(Arc::clone(app).prepare_tables()));
+        until_stop(Box::pin(tail::follow_orders(Arc::clone(app))));
+        until_stop(Box::pin(observer::observe(Arc::clone(app))));
         let watermarks = app.services.watermarks.clone();
-        tasks.spawn(watermarks.follow(app.pool.clone(), stop.clone()));
+        until_stop(Box::pin(watermarks.follow(app.pool.clone())));
         tasks.close();
         Self { tasks, stop }
     }

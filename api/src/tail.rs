@@ -11,29 +11,27 @@ use processors::{
 };
 use rdkafka::consumer::Consumer as _;
 use schemas::{codec::Decoder, codec::LearnError, event::Event, orders::OrderPlaced};
-use tokio_util::sync::CancellationToken;
 
 use crate::{app::App, routes::orders};
 
 /// The newest records of each partition, whose keys are read ahead at start.
 const WARM_RECORDS: i64 = 500;
+/// The part of the process, as `/readyz` names it.
+pub(crate) const PART: &str = "cache of orders";
 const BATCH_MAX: usize = 1_000;
 /// Records are shown at once.
 const BATCH_AGE: Duration = Duration::ZERO;
 const RETRY: Duration = Duration::from_millis(200);
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps the cache of the orders fresh until `stop`.
-pub async fn follow_orders(app: Arc<App>, stop: CancellationToken) {
+/// Keeps the cache of the orders fresh for as long as it is polled.
+pub async fn follow_orders(app: Arc<App>) {
     let mut tail = Tail {
         decoder: Decoder::new(&app.topic(OrderPlaced::TOPIC)),
         warm: Vec::new(),
         app,
     };
-    tokio::select! {
-        () = tail.run() => {}
-        () = stop.cancelled() => {}
-    }
+    tail.run().await;
 }
 
 struct Tail {
@@ -44,10 +42,7 @@ struct Tail {
 }
 
 impl Tail {
-    const PART: &str = "cache of orders";
-
     async fn run(&mut self) {
-        self.doing(Doing::Starting);
         loop {
             match self.follow().await {
                 End::Again(why) => {
@@ -64,7 +59,7 @@ impl Tail {
     }
 
     fn doing(&self, doing: Doing) {
-        self.app.services.status.set(Self::PART, doing);
+        self.app.services.status.set(PART, doing);
     }
 
     async fn follow(&mut self) -> End {
@@ -90,7 +85,7 @@ impl Tail {
                     self.doing(Doing::Running);
                     self.read_ahead();
                 }
-                Delivered::Trouble(what) => tracing::warn!(part = Self::PART, what),
+                Delivered::Trouble(what) => tracing::warn!(part = PART, what),
                 Delivered::Halted(why) => return End::Halted(why),
                 Delivered::Broken(why) => return End::Again(why),
             }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -64,7 +65,7 @@ fn find_topic(consumer: &BaseConsumer, topic: &str) -> Result<Option<i32>> {
 
 /// The log of one topic.
 pub struct Log {
-    consumer: BaseConsumer,
+    consumer: Arc<BaseConsumer>,
     /// The topic's full name.
     pub topic: String,
     /// How many partitions it has.
@@ -114,7 +115,7 @@ impl Log {
     /// # Errors
     /// If the broker does not answer or has no such topic.
     pub fn open(kafka: &Kafka, topic: &str) -> Result<Self> {
-        let consumer = consumer(kafka)?;
+        let consumer = Arc::new(consumer(kafka)?);
         let with_prefix = format!("{}{topic}", kafka.prefix);
         for name in [with_prefix.as_str(), topic] {
             let found = find_topic(&consumer, name).with_context(|| {
@@ -134,6 +135,18 @@ impl Log {
         bail!(
             "topic {with_prefix} does not exist: `millrace topics` lists them, `millrace topics apply` creates them"
         )
+    }
+
+    /// The log of a topic by its full name, read with a consumer that nobody else uses meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with(consumer: &Arc<BaseConsumer>, topic: &str) -> Result<Self> {
+        Ok(Self {
+            topic: topic.to_owned(),
+            partitions: partition_count(consumer, topic)?,
+            consumer: Arc::clone(consumer),
+        })
     }
 
     /// Where a partition begins and ends.
@@ -185,15 +198,15 @@ impl Log {
         Ok(offsets.collect())
     }
 
-    /// The first record at or after each of these places (partition and offset), as far as there is one; waits for
-    /// at most five seconds.
+    /// The first record at or after each of these places (partition and offset), as far as there is one to be had
+    /// within `patience`.
     ///
     /// # Errors
     /// If the client refuses.
-    pub fn first_at(&self, places: &[(i32, i64)]) -> Result<Vec<Seen>> {
+    pub fn first_at(&self, places: &[(i32, i64)], patience: Duration) -> Result<Vec<Seen>> {
         let mut reading = self.read(places)?;
         let mut first: HashMap<i32, Seen> = HashMap::new();
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + patience;
         while first.len() < places.len() && Instant::now() < deadline {
             for seen in reading.next(deadline - Instant::now())? {
                 let partition = seen.partition;
@@ -410,7 +423,11 @@ pub fn hex_dump(bytes: &[u8]) -> String {
                 _ => '.',
             })
             .collect();
-        text.push_str(&format!("{:08x}  {:<47}  {plain}\n", index * 16, hex.join(" ")));
+        text.push_str(&format!(
+            "{:08x}  {:<47}  {plain}\n",
+            index * 16,
+            hex.join(" ")
+        ));
     }
     text
 }
@@ -426,7 +443,10 @@ mod tests {
             offset: 41,
             timestamp_ms: Some(5),
             key: Some(b"uid".to_vec()),
-            headers: vec![("ce_id".to_owned(), Some(b"x".to_vec())), ("n".to_owned(), None)],
+            headers: vec![
+                ("ce_id".to_owned(), Some(b"x".to_vec())),
+                ("n".to_owned(), None),
+            ],
             value: Some(b"hello".to_vec()),
         }
     }

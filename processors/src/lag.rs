@@ -1,20 +1,21 @@
 //! The distance of the projections to the end of their log, in records and in seconds.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use producers::kafka::Kafka;
 use projections::{checkpoints, projection::PROJECTIONS};
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-};
+use rdkafka::consumer::BaseConsumer;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::inspect;
+use crate::inspect::{self, Extent, Log};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the oldest records may take to read; without them the age is unknown, and 0.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How far a projection is behind in one partition.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,13 +30,14 @@ pub struct Lag {
     pub end_offset: i64,
     /// Records that are not applied.
     pub records: i64,
-    /// Age of the oldest record that is not applied; 0 if there is none.
+    /// Age of the oldest record that is not applied; 0 if there is none to be had.
     pub seconds: f64,
 }
 
-/// Measures the lag of every projection and partition at `now_ms`. Blocks; run it where that is allowed.
+/// Measures the lag of projections. Blocks; run it where that is allowed.
 pub struct Meter {
-    consumer: BaseConsumer,
+    /// One measurement at a time.
+    consumer: Mutex<Arc<BaseConsumer>>,
     prefix: String,
 }
 
@@ -46,12 +48,12 @@ impl Meter {
     /// If a client setting is not one of librdkafka's.
     pub fn new(kafka: &Kafka) -> Result<Self> {
         Ok(Self {
-            consumer: inspect::consumer(kafka)?,
+            consumer: Mutex::new(Arc::new(inspect::consumer(kafka)?)),
             prefix: kafka.prefix.clone(),
         })
     }
 
-    /// The lag of a projection, given its checkpoints.
+    /// The lag of a projection at `now_ms`, given its checkpoints as partitions and next offsets.
     ///
     /// # Errors
     /// If the broker does not answer.
@@ -61,47 +63,36 @@ impl Meter {
         next_offsets: &[(i32, i64)],
         now_ms: i64,
     ) -> Result<Vec<Lag>> {
-        let topic = format!("{}{projection}", self.prefix);
-        let partitions = inspect::partition_count(&self.consumer, &topic)?;
-        (0..partitions)
-            .map(|partition| {
-                let known = next_offsets.iter().find(|(p, _)| *p == partition);
-                let next_offset = known.map_or(0, |(_, next_offset)| *next_offset);
-                let (_, end_offset) = self
-                    .consumer
-                    .fetch_watermarks(&topic, partition, TIMEOUT)
-                    .with_context(|| format!("cannot read the end of {topic}/{partition}"))?;
-                let records = (end_offset - next_offset).max(0);
-                let seconds = if records == 0 {
-                    0.0
-                } else {
-                    self.age_seconds(&topic, partition, next_offset, now_ms)?
-                };
-                Ok(Lag {
-                    projection,
-                    partition,
-                    next_offset,
-                    end_offset,
-                    records,
-                    seconds,
-                })
-            })
-            .collect()
-    }
-
-    /// The age of the first record at or after an offset.
-    fn age_seconds(&self, topic: &str, partition: i32, offset: i64, now_ms: i64) -> Result<f64> {
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
-        self.consumer.assign(&list)?;
-        let polled = self.consumer.poll(TIMEOUT);
-        let age_ms = match polled {
-            Some(Ok(record)) => now_ms - record.timestamp().to_millis().unwrap_or(now_ms),
-            // No record to be had there after all.
-            Some(Err(_)) | None => 0,
+        let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = Log::with(&consumer, &format!("{}{projection}", self.prefix))?;
+        let lag_of = |extent: Extent| {
+            let known = next_offsets.iter().find(|(p, _)| *p == extent.partition);
+            let next_offset = known.map_or(0, |(_, next_offset)| *next_offset);
+            Lag {
+                projection,
+                partition: extent.partition,
+                next_offset,
+                end_offset: extent.end_offset,
+                records: (extent.end_offset - next_offset).max(0),
+                seconds: 0.0,
+            }
         };
-        self.consumer.unassign()?;
-        Ok(age_ms.max(0) as f64 / 1000.0)
+        let mut lags: Vec<_> = log.extents()?.into_iter().map(lag_of).collect();
+        let behind = lags.iter().filter(|lag| lag.records > 0);
+        let oldest: Vec<_> = behind.map(|lag| (lag.partition, lag.next_offset)).collect();
+        if oldest.is_empty() {
+            return Ok(lags);
+        }
+        for record in log.first_at(&oldest, PATIENCE)? {
+            let age_ms = now_ms - record.timestamp_ms.unwrap_or(now_ms);
+            let lag = lags
+                .iter_mut()
+                .find(|lag| lag.partition == record.partition);
+            if let Some(lag) = lag {
+                lag.seconds = age_ms.max(0) as f64 / 1000.0;
+            }
+        }
+        Ok(lags)
     }
 }
 

@@ -105,12 +105,18 @@ pub fn run(
     let wanted = |name: &str| only.is_empty() || only.iter().any(|wanted| wanted == name);
     let folds = FOLDS.iter().filter(|(name, _)| wanted(name));
     let threads = folds.map(|(name, run)| {
+        services.status.set(&part(name), Doing::Starting);
         let (services, stop) = (services.clone(), stop.clone());
         thread::Builder::new()
             .name(format!("fold-{name}"))
             .spawn(move || run(services, &stop))
     });
     threads.collect::<std::io::Result<_>>().map(Running)
+}
+
+/// The part of the process, as `/readyz` names it.
+fn part(projection: &str) -> String {
+    format!("fold {projection}")
 }
 
 fn run_fold<F: Fold>(services: Services, stop: &CancellationToken) {
@@ -120,7 +126,7 @@ fn run_fold<F: Fold>(services: Services, stop: &CancellationToken) {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            let part = format!("fold {}", F::PROJECTION.name);
+            let part = part(F::PROJECTION.name);
             services.status.set(&part, Doing::Halted(error.to_string()));
             return;
         }
@@ -176,12 +182,10 @@ impl<F: Fold> Runner<F> {
     fn new(services: Services, stop: CancellationToken) -> Self {
         let topic = F::Event::TOPIC.full_name(&services.kafka.prefix);
         let name = F::PROJECTION.name;
-        let part = format!("fold {name}");
-        services.status.set(&part, Doing::Starting);
         Self {
             decoder: Decoder::new(&topic),
             topic,
-            part,
+            part: part(name),
             label: [("projection", name)],
             connection: None,
             generation: None,

@@ -13,7 +13,6 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 
 /// How often the rows are read while somebody waits.
 const POLL: Duration = Duration::from_millis(5);
@@ -111,13 +110,17 @@ impl Watermarks {
         waiting.await
     }
 
-    /// Reads the checkpoints while somebody waits for them; runs beside everything else until `stop`.
-    pub async fn follow(self, pool: PgPool, stop: CancellationToken) {
-        while !stop.is_cancelled() {
+    /// Reads the checkpoints while somebody waits for them, for as long as it is polled.
+    pub async fn follow(self, pool: PgPool) {
+        loop {
             let is_waited_for = |p: &&&Projection| self.of(p).0.receiver_count() > 0;
             let waited_for: Vec<_> = PROJECTIONS.iter().filter(is_waited_for).collect();
+            if waited_for.is_empty() {
+                self.wanted.notified().await;
+                continue;
+            }
             let mut pause = POLL;
-            for projection in &waited_for {
+            for projection in waited_for {
                 match checkpoints::live(&pool, projection.name).await {
                     Ok(found) => self.of(projection).announce(found.iter().map(place)),
                     Err(_) => {
@@ -126,11 +129,7 @@ impl Watermarks {
                     }
                 }
             }
-            tokio::select! {
-                () = self.wanted.notified(), if waited_for.is_empty() => {}
-                () = tokio::time::sleep(pause), if !waited_for.is_empty() => {}
-                () = stop.cancelled() => return,
-            }
+            tokio::time::sleep(pause).await;
         }
     }
 }

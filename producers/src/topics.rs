@@ -60,7 +60,7 @@ pub async fn apply(
             .find(|found| found.name() == name && found.error().is_none());
         let applied = match found {
             Some(found) => {
-                let config = describe(&admin, &name, &options).await?;
+                let config = settings_of(&admin, &name, &options).await?;
                 compare(topic, replicas, found.partitions().len(), &config)
             }
             None if dry_run => Applied::Created,
@@ -78,6 +78,43 @@ pub async fn apply(
         results.push((name, applied));
     }
     Ok(results)
+}
+
+/// The settings of a topic on the broker, by name, and in words how it differs from what it has to be.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// Its settings on the broker.
+    pub settings: Vec<(String, String)>,
+    /// What differs; empty if all is well.
+    pub differences: Vec<String>,
+}
+
+/// Describes a topic by its full name; only topics of this system have to be anything.
+///
+/// # Errors
+/// If the broker does not answer or has no such topic.
+pub async fn describe(kafka: &Kafka, name: &str) -> Result<Described> {
+    let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
+    let metadata = admin
+        .inner()
+        .fetch_metadata(Some(name), FIRST_ANSWER)
+        .with_context(|| no_broker(kafka))?;
+    let replicas = metadata.brokers().len().clamp(1, REPLICAS_MAX);
+    let partitions = metadata.topics().first();
+    let partitions = partitions.map_or(0, |found| found.partitions().len());
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    let settings = settings_of(&admin, name, &options).await?;
+    let known = TOPICS
+        .iter()
+        .find(|topic| topic.full_name(&kafka.prefix) == name);
+    let applied = known.map(|topic| compare(topic, replicas, partitions, &settings));
+    Ok(Described {
+        settings,
+        differences: match applied {
+            Some(Applied::Differs(differences)) => differences,
+            _ => Vec::new(),
+        },
+    })
 }
 
 /// Checks that the broker answers and has the topics of this prefix, so that a command can say so at once.
@@ -155,7 +192,7 @@ async fn create(
     }
 }
 
-async fn describe(
+async fn settings_of(
     admin: &AdminClient<DefaultClientContext>,
     name: &str,
     options: &AdminOptions,

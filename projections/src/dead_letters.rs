@@ -1,6 +1,6 @@
 //! Records that could not be decoded or folded: where they lie and why. Their bytes stay in the log.
 
-use sqlx::{PgConnection, PgExecutor, Row};
+use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
 
 use crate::projection::{Generation, Projection};
 
@@ -109,20 +109,46 @@ pub async fn list(
     .bind(limit)
     .fetch_all(executor)
     .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Stored {
-                projection: row.try_get(0)?,
-                topic: row.try_get(1)?,
-                partition: row.try_get(2)?,
-                offset: row.try_get(3)?,
-                reason: row.try_get(4)?,
-                error: row.try_get(5)?,
-                version: row.try_get(6)?,
-                record_at_ms: row.try_get(7)?,
-            })
-        })
-        .collect()
+    rows.iter().map(stored).collect()
+}
+
+/// The dead letters of the live generations for one record; more than one if several projections fold its topic.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn of_record(
+    executor: impl PgExecutor<'_>,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> sqlx::Result<Vec<Stored>> {
+    let rows = sqlx::query(
+        r#"SELECT d.projection, d.topic, d.partition, d."offset", d.reason, d.error, d.version,
+               (extract(epoch FROM d.record_at) * 1000)::bigint
+           FROM millrace.dead_letters AS d
+           JOIN millrace.generations AS g USING (projection, generation)
+           WHERE g.live AND d.topic = $1 AND d.partition = $2 AND d."offset" = $3
+           ORDER BY d.projection"#,
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(offset)
+    .fetch_all(executor)
+    .await?;
+    rows.iter().map(stored).collect()
+}
+
+fn stored(row: &PgRow) -> sqlx::Result<Stored> {
+    Ok(Stored {
+        projection: row.try_get(0)?,
+        topic: row.try_get(1)?,
+        partition: row.try_get(2)?,
+        offset: row.try_get(3)?,
+        reason: row.try_get(4)?,
+        error: row.try_get(5)?,
+        version: row.try_get(6)?,
+        record_at_ms: row.try_get(7)?,
+    })
 }
 
 /// How many there are in the live generations, by projection and reason.

@@ -90,7 +90,8 @@ pub async fn prepare(database: &Database, prefix: &str) -> Result<(), PrepareErr
         .bind(PREPARE_LOCK)
         .execute(&mut connection)
         .await?;
-    MIGRATOR.run(&mut connection).await?;
+    // `run` takes any kind of connection, which the compiler cannot prove sendable between threads.
+    MIGRATOR.run_direct(None, &mut connection, false).await?;
     for projection in PROJECTIONS {
         projection.make_first(&mut connection, prefix).await?;
     }
