@@ -24,6 +24,7 @@ use crate::commands::serve::{ApiArgs, ProcessArgs, RunArgs};
     name = "millrace",
     version,
     propagate_version = true,
+    args_override_self = true,
     max_term_width = 110
 )]
 pub struct Cli {
@@ -458,7 +459,16 @@ mod tests {
         ] {
             assert_eq!(Start::parse(text), Ok(from), "{text}");
         }
-        for text in ["", "-", "yesterday", "10m", "--10m", "2026-01-02", "1.5", "-9223372036854775808"] {
+        for text in [
+            "",
+            "-",
+            "yesterday",
+            "10m",
+            "--10m",
+            "2026-01-02",
+            "1.5",
+            "-9223372036854775808",
+        ] {
             assert!(Start::parse(text).is_err(), "{text}");
         }
     }

@@ -1,7 +1,10 @@
 //! The one binary, `millrace`: a thin dispatch over the crates. The only place that ends the process with a code:
 //! 0 done, 1 failed, 2 used wrongly.
 
-#![expect(unreachable_pub, reason = "a program has no outside: pub is what its other files use")]
+#![expect(
+    unreachable_pub,
+    reason = "a program has no outside: pub is what its other files use"
+)]
 
 mod cli;
 mod commands;

@@ -6,7 +6,7 @@ use std::{
     io::{self, ErrorKind, Write},
 };
 
-use comfy_table::{Table, presets};
+use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 /// Nobody reads stdout any more.
@@ -71,6 +71,15 @@ pub fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head);
     table
+}
+
+/// Aligns columns of numbers, given from 0, to the right.
+pub fn align_right(table: &mut Table, columns: &[usize]) {
+    for column in columns {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
 }
 
 /// Writes a table to stdout, without the blanks that fill its last column.

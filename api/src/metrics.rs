@@ -28,7 +28,7 @@ pub struct ApiMetrics {
     /// Age of what a projection has yet to apply, in whole seconds.
     pub lag_seconds: Family<OfPartition, Gauge>,
     /// The generation that is live.
-    pub generation: Family<[(&'static str, &'static str); 1], Gauge>,
+    pub generation: Family<[(&'static str, String); 1], Gauge>,
 }
 
 impl ApiMetrics {

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use processors::status::Doing;
 use producers::{clock, topics};
-use projections::{checkpoints::Checkpoint, projection::PROJECTIONS};
+use projections::{
+    checkpoints::{self, Checkpoint},
+    projection::{PROJECTIONS, live_generations},
+};
 use schemas::topics::TOPICS;
 
 use crate::app::App;
@@ -35,17 +38,29 @@ async fn look_at_broker(app: &App) {
 }
 
 async fn look_at_projections(app: &App) {
-    let mut doing = Doing::Running;
-    for projection in PROJECTIONS {
-        match projections::checkpoints::live(&app.pool, projection.name).await {
-            Ok(found) => look_at_lag(app, projection.name, &found).await,
-            Err(error) => {
-                let address = app.services.database.address();
-                doing = Doing::Waiting(format!("Postgres at {address}: {error}"));
-            }
+    let doing = match try_look_at_projections(app).await {
+        Ok(()) => Doing::Running,
+        Err(error) => {
+            let address = app.services.database.address();
+            Doing::Waiting(format!("Postgres at {address}: {error}"))
         }
-    }
+    };
     app.services.status.set(DATABASE, doing);
+}
+
+async fn try_look_at_projections(app: &App) -> sqlx::Result<()> {
+    for projection in PROJECTIONS {
+        let found = checkpoints::live(&app.pool, projection.name).await?;
+        look_at_lag(app, projection.name, &found).await;
+    }
+    for (projection, generation) in live_generations(&app.pool).await? {
+        let label = [("projection", projection)];
+        app.metrics
+            .generation
+            .get_or_create(&label)
+            .set(i64::from(generation));
+    }
+    Ok(())
 }
 
 async fn look_at_lag(app: &App, projection: &'static str, checkpoints: &[Checkpoint]) {

@@ -17,6 +17,7 @@ provide_packages() {
                 pkg-config --exists openssl 2>/dev/null || packages+=(libssl-dev)
                 pkg-config --exists zlib 2>/dev/null || packages+=(zlib1g-dev)
                 has shellcheck || packages+=(shellcheck)
+                has curl || packages+=(curl)
                 ;;
         esac
     done

@@ -17,7 +17,10 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
     types::RDKafkaErrorCode,
 };
-use schemas::inspect::{Datum, Inspected, millis};
+use schemas::{
+    inspect::{Datum, Inspected, millis},
+    position::Position,
+};
 use serde::{Serialize, Serializer};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,7 +140,7 @@ impl Log {
         )
     }
 
-    /// The log of a topic by its full name, read with a consumer that nobody else uses meanwhile.
+    /// The log of a topic by its full name, read with a consumer that nobody else uses until this is dropped.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -232,6 +235,8 @@ impl Log {
             list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
         }
         self.consumer.assign(&list)?;
+        // What an earlier reading paused stays paused, whoever assigns it anew.
+        self.consumer.resume(&list)?;
         Ok(Reading {
             log: self,
             reached: places.iter().copied().collect(),
@@ -337,6 +342,15 @@ impl Seen {
             key: record.key().map(<[u8]>::to_vec),
             headers: headers.unwrap_or_default(),
             value: record.payload().map(<[u8]>::to_vec),
+        }
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        Position {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.offset,
         }
     }
 

@@ -10,7 +10,7 @@ use producers::kafka::Kafka;
 use projections::{checkpoints, projection::PROJECTIONS};
 use rdkafka::consumer::BaseConsumer;
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use crate::inspect::{self, Extent, Log};
 
@@ -100,10 +100,12 @@ impl Meter {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn next_offsets(pool: &PgPool) -> sqlx::Result<Vec<(&'static str, Vec<(i32, i64)>)>> {
+pub async fn next_offsets(
+    connection: &mut PgConnection,
+) -> sqlx::Result<Vec<(&'static str, Vec<(i32, i64)>)>> {
     let mut all = Vec::new();
     for projection in PROJECTIONS {
-        let found = checkpoints::live(pool, projection.name).await?;
+        let found = checkpoints::live(&mut *connection, projection.name).await?;
         let offsets = found.iter().map(|c| (c.partition, c.next_offset)).collect();
         all.push((projection.name, offsets));
     }

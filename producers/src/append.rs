@@ -2,7 +2,8 @@
 //!
 //! A batch of records is handed to an idempotent producer at once and answered at once, when the broker has
 //! acknowledged the last of them: one wake for many. A failure tells what is certainly not written from what may be.
-//! Nothing here waits or sleeps: a full queue is an error straight away.
+//! Nothing here waits or sleeps: a full queue is an error straight away. What it does not take is the end of a batch,
+//! so that what is written is its beginning.
 
 use std::{
     sync::{
@@ -30,6 +31,8 @@ const QUEUE_RECORDS_MAX: &str = "500000";
 const QUEUE_KBYTES_MAX: &str = "262144";
 /// How often a closing appender looks whether its last acknowledgements have come.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// For how long a producer that died may still report what became of its records.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What the records of an appender are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +64,16 @@ pub struct Outcome {
     pub appended: usize,
     /// How many are certainly not on the log.
     pub not_written: usize,
+    /// Of those not written, how many were refused at once, as by a full queue: the last of the batch.
+    pub refused: usize,
     /// How many may be on the log.
     pub unknown: usize,
     /// Per partition that was written to, the largest offset; negative if the broker did not tell.
     pub last: Vec<(i32, i64)>,
-    /// The first failure.
+    /// The first failure of a record that was taken.
     pub error: Option<KafkaError>,
+    /// Why the rest was refused.
+    pub refusal: Option<KafkaError>,
 }
 
 /// A batch on its way. Dropping it does not take the records back.
@@ -87,6 +94,8 @@ pub struct Appender {
     metrics: AppendMetrics,
     current: ArcSwap<Lifetime>,
     replacing: Mutex<()>,
+    /// Records of batches that have no outcome yet, whichever producer has them.
+    undecided: Arc<AtomicUsize>,
 }
 
 /// One producer, from its creation until it dies for good.
@@ -106,31 +115,39 @@ impl Appender {
             Profile::Bulk => ("5", "30000", "10000"),
         };
         let mut config = kafka.client();
-        config
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("linger.ms", linger_ms)
-            .set("message.timeout.ms", message_timeout_ms)
-            .set("request.timeout.ms", request_timeout_ms)
-            .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX)
-            .set("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX)
-            .set("batch.num.messages", "100000")
-            .set("topic.metadata.propagation.max.ms", message_timeout_ms);
+        for (key, value) in [
+            ("linger.ms", linger_ms),
+            ("message.timeout.ms", message_timeout_ms),
+            ("request.timeout.ms", request_timeout_ms),
+            ("queue.buffering.max.messages", QUEUE_RECORDS_MAX),
+            ("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX),
+            ("batch.num.messages", "100000"),
+            ("topic.metadata.propagation.max.ms", message_timeout_ms),
+        ] {
+            // What the operator has set goes through as it is.
+            if config.get(key).is_none() {
+                config.set(key, value);
+            }
+        }
+        // What it means that a record was appended is nobody's choice.
+        config.set("acks", "all").set("enable.idempotence", "true");
         let current = ArcSwap::from_pointee(Lifetime::start(&config, &metrics)?);
         Ok(Self {
             config,
             metrics,
             current,
             replacing: Mutex::new(()),
+            undecided: Arc::default(),
         })
     }
 
-    /// Hands over `records`, all at once; they go out in the order given, per partition.
-    pub fn append<'a>(&self, records: impl ExactSizeIterator<Item = Outgoing<'a>>) -> Pending {
+    /// Hands over `records`, all at once; they go out in the order given, per partition. From the first that is refused
+    /// none is taken.
+    pub fn append<'a>(&self, mut records: impl ExactSizeIterator<Item = Outgoing<'a>>) -> Pending {
         let lifetime = self.alive();
-        // One more than the records: the batch must not be done before all of it was handed over.
-        let (batch, outcome) = Batch::new(records.len() + 1);
-        for record in records {
+        let (batch, outcome) = Batch::new(records.len(), &self.undecided);
+        let mut refused = 0;
+        while let Some(record) = records.next() {
             let outgoing = BaseRecord {
                 topic: record.topic,
                 partition: Some(record.partition),
@@ -141,20 +158,22 @@ impl Appender {
                 delivery_opaque: Arc::clone(&batch),
             };
             if let Err((refusal, _)) = lifetime.producer.send(outgoing) {
-                batch.tally().fail(Fate::NotWritten, refusal);
-                batch.one_less(&self.metrics);
+                lifetime.note(&refusal);
+                refused = 1 + records.len();
+                batch.tally().refuse(refused, refusal);
+                break;
             }
         }
-        batch.one_less(&self.metrics);
+        batch.decided(refused + HANDING_OVER, &self.metrics);
         Pending(outcome)
     }
 
-    /// How many records wait for their acknowledgement.
+    /// How many records belong to batches that have no outcome yet.
     pub fn in_flight(&self) -> usize {
-        usize::try_from(self.current.load().producer.in_flight_count()).unwrap_or(0)
+        self.undecided.load(Ordering::Acquire)
     }
 
-    /// Waits until nothing is in flight, at most until `deadline`; false if something still is. Nothing may be
+    /// Waits until every batch has its outcome, at most until `deadline`; false if one has none. Nothing may be
     /// appended meanwhile.
     pub async fn drained(&self, deadline: Instant) -> bool {
         while self.in_flight() > 0 {
@@ -190,8 +209,7 @@ impl Appender {
                 let dead = self.current.swap(Arc::new(lifetime));
                 self.metrics.replaced.inc();
                 info!("replaced a producer that had died for good");
-                // Dropping it answers what it still held, and takes up to half a second.
-                std::thread::spawn(move || drop(dead));
+                std::thread::spawn(move || Lifetime::bury(dead));
             }
             Err(failure) => error!(error = %failure, "cannot make a new producer"),
         }
@@ -210,6 +228,29 @@ impl Lifetime {
             fatal,
         })
     }
+
+    /// A refusal may tell of the death before the error does.
+    fn note(&self, refusal: &KafkaError) {
+        if is_fatal(refusal) {
+            self.fatal.store(true, Ordering::Release);
+        }
+    }
+
+    /// Drops a dead producer once nobody hands anything to it any more and it has reported on all it had; what it
+    /// still holds then is purged, and reported so. Dropping takes up to half a second.
+    fn bury(dead: Arc<Self>) {
+        let until = Instant::now() + LAST_WORDS;
+        while Arc::strong_count(&dead) > 1
+            || (dead.producer.in_flight_count() > 0 && Instant::now() < until)
+        {
+            std::thread::sleep(DRAIN_POLL);
+        }
+        drop(dead);
+    }
+}
+
+fn is_fatal(failure: &KafkaError) -> bool {
+    failure.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal)
 }
 
 /// Takes the delivery reports, on librdkafka's thread.
@@ -220,7 +261,7 @@ struct Acknowledgements {
 
 impl ClientContext for Acknowledgements {
     fn error(&self, failure: KafkaError, reason: &str) {
-        if failure.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+        if is_fatal(&failure) {
             error!(error = %failure, reason, "the producer died for good; the next append makes a new one");
             self.fatal.store(true, Ordering::Release);
             return;
@@ -236,13 +277,13 @@ impl ProducerContext for Acknowledgements {
         match result {
             Ok(record) => batch.tally().append(record.partition(), record.offset()),
             Err((failure, record)) => {
-                if failure.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                if is_fatal(failure) {
                     self.fatal.store(true, Ordering::Release);
                 }
                 batch.tally().fail(fate(record), failure.clone());
             }
         }
-        batch.one_less(&self.metrics);
+        batch.decided(1, &self.metrics);
     }
 }
 
@@ -267,9 +308,14 @@ fn fate(record: &BorrowedMessage<'_>) -> Fate {
     }
 }
 
+/// Beside its records a batch counts the handing over: it must not be done before all of it was handed over.
+const HANDING_OVER: usize = 1;
+
 /// Counts the records of a batch and answers when the last is decided.
 struct Batch {
+    records: usize,
     left: AtomicUsize,
+    undecided: Arc<AtomicUsize>,
     started: Instant,
     tally: Mutex<Tally>,
 }
@@ -280,10 +326,16 @@ struct Tally {
 }
 
 impl Batch {
-    fn new(left: usize) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
+    fn new(
+        records: usize,
+        undecided: &Arc<AtomicUsize>,
+    ) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
+        undecided.fetch_add(records, Ordering::AcqRel);
         let (done, outcome) = oneshot::channel();
         let batch = Self {
-            left: AtomicUsize::new(left),
+            records,
+            left: AtomicUsize::new(records + HANDING_OVER),
+            undecided: Arc::clone(undecided),
             started: Instant::now(),
             tally: Mutex::new(Tally {
                 outcome: Outcome::default(),
@@ -298,8 +350,9 @@ impl Batch {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn one_less(&self, metrics: &AppendMetrics) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+    /// So many more of the batch are decided; the last of them answers.
+    fn decided(&self, more: usize, metrics: &AppendMetrics) {
+        if self.left.fetch_sub(more, Ordering::AcqRel) > more {
             return;
         }
         let mut tally = self.tally();
@@ -314,6 +367,7 @@ impl Batch {
             // Nobody waits any more when a request was dropped; the records are on the log all the same.
             let _ = done.send(outcome);
         }
+        self.undecided.fetch_sub(self.records, Ordering::AcqRel);
     }
 }
 
@@ -322,9 +376,17 @@ impl Tally {
         self.outcome.appended += 1;
         let last = &mut self.outcome.last;
         match last.iter_mut().find(|(known, _)| *known == partition) {
+            // The largest is not known if the broker did not tell one of them.
+            Some((_, largest)) if offset < 0 || *largest < 0 => *largest = -1,
             Some((_, largest)) => *largest = offset.max(*largest),
             None => last.push((partition, offset)),
         }
+    }
+
+    fn refuse(&mut self, records: usize, refusal: KafkaError) {
+        self.outcome.refused = records;
+        self.outcome.not_written += records;
+        self.outcome.refusal = Some(refusal);
     }
 
     fn fail(&mut self, fate: Fate, failure: KafkaError) {
@@ -335,3 +397,8 @@ impl Tally {
         self.outcome.error.get_or_insert(failure);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod mock;
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! Orders from files, and sample orders. Before this: `schemas/src/orders.rs`; next: `processors/src/orders.rs`.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use rand::{Rng, RngExt, seq::IndexedRandom};
 use schemas::{
+    codec::Encoder,
     event::Fault,
     json,
     orders::{Delivery, Item, OrderPlaced, Payment},
@@ -21,41 +24,86 @@ pub struct BadOrder {
     pub faults: Vec<Fault>,
 }
 
-/// Reads orders from JSON text: an object, an array of them, or one after the other (NDJSON).
+/// Reads orders from JSON text: an object, an array of them, or one after the other (NDJSON). Each has to be one that
+/// could be appended, and no two of them may have the same uid and differ: the fold would keep the first.
 ///
 /// # Errors
-/// The bad ones, at most twenty; then none is returned.
+/// The bad ones, at most [`NAMED_MAX`]; then none is returned.
 pub fn read(text: &str) -> Result<Vec<OrderPlaced>, Vec<BadOrder>> {
+    let encoder = Encoder::new(0).expect("a test builds the encoder of every event");
     let mut orders = Vec::new();
+    let mut lines = Vec::new();
     let mut bad = Vec::new();
-    for value in values(text) {
-        let read = value.and_then(|(line, value)| {
-            let parsed = serde_json::from_str(value).map_err(|error| BadOrder {
-                line: line + error.line() - 1,
-                faults: vec![Fault::new("", error.to_string())],
-            })?;
-            json::read(parsed).map_err(|faults| BadOrder { line, faults })
-        });
-        match read {
-            Ok(order) => orders.push(order),
+    for value in values(text.trim_start_matches('\u{feff}')) {
+        match value.and_then(|(line, value)| Ok((line, read_one(&encoder, line, value)?))) {
+            Ok((line, order)) => {
+                orders.push(order);
+                lines.push(line);
+            }
             Err(order) => bad.push(order),
         }
         if bad.len() == NAMED_MAX {
-            break;
+            return Err(bad);
         }
     }
+    bad.extend(contradictions(&orders, &lines));
     if bad.is_empty() {
         return Ok(orders);
     }
+    bad.sort_by_key(|order| order.line);
+    bad.truncate(NAMED_MAX);
     Err(bad)
+}
+
+fn read_one(
+    encoder: &Encoder<OrderPlaced>,
+    line: usize,
+    value: &str,
+) -> Result<OrderPlaced, BadOrder> {
+    let parsed = serde_json::from_str(value).map_err(|error| broken(&error, line))?;
+    let order = json::read(parsed).map_err(|faults| BadOrder { line, faults })?;
+    match encoder.encode(&order, &mut Vec::new()) {
+        Ok(()) => Ok(order),
+        Err(error) => Err(BadOrder {
+            line,
+            faults: vec![Fault::new("", error.to_string())],
+        }),
+    }
+}
+
+/// Orders whose uid an earlier one has that differs.
+fn contradictions(orders: &[OrderPlaced], lines: &[usize]) -> Vec<BadOrder> {
+    let mut first: HashMap<&str, usize> = HashMap::new();
+    let mut bad = Vec::new();
+    for (index, order) in orders.iter().enumerate() {
+        let earlier = *first.entry(&order.order_uid).or_insert(index);
+        if orders[earlier] != *order {
+            let message = format!("is that of line {}, and the orders differ", lines[earlier]);
+            bad.push(BadOrder {
+                line: lines[index],
+                faults: vec![Fault::new("order_uid", message)],
+            });
+        }
+    }
+    bad
+}
+
+/// What is wrong with text that is not JSON; `first_line` is the line on which the text begins.
+fn broken(error: &serde_json::Error, first_line: usize) -> BadOrder {
+    let text = error.to_string();
+    // The library counts from the beginning of its text.
+    let reason = text.split(" at line ").next().unwrap_or_default();
+    BadOrder {
+        line: (first_line + error.line()).saturating_sub(1).max(1),
+        faults: vec![Fault::new(
+            "",
+            format!("is not JSON: {reason}, column {}", error.column()),
+        )],
+    }
 }
 
 /// The JSON values of a text, each with the line on which it begins.
 fn values(text: &str) -> Vec<Result<(usize, &str), BadOrder>> {
-    let broken = |error: &serde_json::Error, line| BadOrder {
-        line,
-        faults: vec![Fault::new("", format!("is not JSON: {error}"))],
-    };
     let mut lines = Lines {
         text,
         seen: 0,
@@ -67,14 +115,14 @@ fn values(text: &str) -> Vec<Result<(usize, &str), BadOrder>> {
                 .into_iter()
                 .map(|value| Ok((lines.line_of(value.get()), value.get())))
                 .collect(),
-            Err(error) => vec![Err(broken(&error, error.line()))],
+            Err(error) => vec![Err(broken(&error, 1))],
         };
     }
     serde_json::Deserializer::from_str(text)
         .into_iter::<&RawValue>()
         .map(|value| match value {
             Ok(value) => Ok((lines.line_of(value.get()), value.get())),
-            Err(error) => Err(broken(&error, error.line())),
+            Err(error) => Err(broken(&error, 1)),
         })
         .collect()
 }
@@ -281,5 +329,53 @@ mod tests {
         let broken = read(&format!("{good}\n{{\"order_uid\": oops}}\n")).unwrap_err();
         assert_eq!(broken[0].line, 2);
         assert_eq!(read("[{},\n]").unwrap_err()[0].line, 2);
+    }
+
+    fn lines(orders: &[OrderPlaced]) -> String {
+        let lines = orders
+            .iter()
+            .map(|order| serde_json::to_string(order).unwrap() + "\n");
+        lines.collect()
+    }
+
+    #[test]
+    fn what_could_not_be_appended_or_folded_is_a_bad_order() {
+        let model = read(MODEL).unwrap().remove(0);
+        let mut other = model.clone();
+        other.locale.push('x');
+        assert_eq!(
+            read(&lines(&[model.clone(), model.clone()])).unwrap().len(),
+            2
+        );
+        let found = read(&lines(&[model.clone(), other, model.clone()])).unwrap_err();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].line, found[0].faults[0].to_string().as_str()),
+            (2, "order_uid is that of line 1, and the orders differ")
+        );
+        let mut large = model;
+        large.entry = "x".repeat(1 << 20);
+        assert!(
+            read(&lines(&[large])).unwrap_err()[0].faults[0]
+                .message
+                .contains("bytes")
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_fault() {
+        assert_eq!(read(&format!("\u{feff}{MODEL}")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn broken_json_is_named_by_line_and_column() {
+        let found = read("\n\n{\"order_uid\": oops}").unwrap_err();
+        assert_eq!(found[0].line, 3);
+        assert_eq!(
+            found[0].faults[0].to_string(),
+            "is not JSON: expected value, column 15"
+        );
+        let found = read("\n{\n\"order_uid\": 1e999}").unwrap_err();
+        assert_eq!((found.len(), found[0].line), (1, 3));
     }
 }

@@ -81,7 +81,7 @@ pub async fn apply(
 }
 
 /// The settings of a topic on the broker, by name, and in words how it differs from what it has to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Described {
     /// Its settings on the broker.
     pub settings: Vec<(String, String)>,
@@ -89,11 +89,19 @@ pub struct Described {
     pub differences: Vec<String>,
 }
 
-/// Describes a topic by its full name; only topics of this system have to be anything.
+impl Described {
+    /// A setting; empty if the broker does not have it.
+    pub fn setting(&self, name: &str) -> &str {
+        let found = self.settings.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+}
+
+/// Describes a topic by its full name; none if it does not exist. Only topics of this system have to be anything.
 ///
 /// # Errors
-/// If the broker does not answer or has no such topic.
-pub async fn describe(kafka: &Kafka, name: &str) -> Result<Described> {
+/// If the broker does not answer.
+pub async fn describe(kafka: &Kafka, name: &str) -> Result<Option<Described>> {
     let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
     let metadata = admin
         .inner()
@@ -102,19 +110,22 @@ pub async fn describe(kafka: &Kafka, name: &str) -> Result<Described> {
     let replicas = metadata.brokers().len().clamp(1, REPLICAS_MAX);
     let partitions = metadata.topics().first();
     let partitions = partitions.map_or(0, |found| found.partitions().len());
+    if partitions == 0 {
+        return Ok(None);
+    }
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
     let settings = settings_of(&admin, name, &options).await?;
     let known = TOPICS
         .iter()
         .find(|topic| topic.full_name(&kafka.prefix) == name);
     let applied = known.map(|topic| compare(topic, replicas, partitions, &settings));
-    Ok(Described {
+    Ok(Some(Described {
         settings,
         differences: match applied {
             Some(Applied::Differs(differences)) => differences,
             _ => Vec::new(),
         },
-    })
+    }))
 }
 
 /// Checks that the broker answers and has the topics of this prefix, so that a command can say so at once.

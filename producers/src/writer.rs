@@ -92,6 +92,14 @@ impl<E: Event> EventWriter<E> {
         Ok(())
     }
 
+    /// Like [`Self::new`], writing from the start, with this id for its schema.
+    #[cfg(test)]
+    pub(crate) fn with_schema(appender: Arc<Appender>, prefix: &str, id: u32) -> Self {
+        let writer = Self::new(appender, prefix);
+        let _ = writer.encoder.set(Encoder::new(id).expect("a schema"));
+        writer
+    }
+
     /// Whether events can be written.
     pub fn is_registered(&self) -> bool {
         self.encoder.get().is_some()
@@ -149,18 +157,31 @@ impl<E: Event> EventWriter<E> {
         Ok(self.appender.append(records))
     }
 
-    /// The place of the last record of a batch.
+    /// Whether an event can be appended at all, as far as it can be said now.
     ///
     /// # Errors
-    /// If any record of it failed.
+    /// [`AppendError::NotRegistered`], [`AppendError::Invalid`].
+    pub fn check(&self, event: &E) -> Result<(), AppendError> {
+        if !self.is_registered() {
+            return Err(AppendError::NotRegistered(self.topic.clone()));
+        }
+        let faults = event.faults();
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(AppendError::Invalid(faults))
+    }
+
+    /// The place of the last record of a batch that went to one partition.
+    ///
+    /// # Errors
+    /// If any record of it failed; `Unknown` also if others of the batch are on the log.
     pub fn position(&self, outcome: Outcome) -> Result<Option<Position>, AppendError> {
-        if let Some(error) = outcome.error {
-            let queue_full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-            return Err(match error {
-                _ if outcome.unknown > 0 => AppendError::Unknown(error.to_string()),
-                error if error == queue_full => AppendError::Overloaded,
-                error => AppendError::NotWritten(error.to_string()),
-            });
+        if let Some(error) = outcome.error.or(outcome.refusal) {
+            if outcome.unknown > 0 || outcome.appended > 0 {
+                return Err(AppendError::Unknown(error.to_string()));
+            }
+            return Err(not_written(&error));
         }
         let (partition, offset) = outcome.last.last().copied().unwrap_or((0, -1));
         Ok((offset >= 0).then(|| Position {
@@ -204,6 +225,15 @@ impl<E: Event> EventWriter<E> {
             });
         }
         headers
+    }
+}
+
+/// What to tell about a record that is certainly not on the log.
+pub(crate) fn not_written(error: &KafkaError) -> AppendError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::QueueFull) => AppendError::Overloaded,
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => AppendError::TooLarge(error.to_string()),
+        _ => AppendError::NotWritten(error.to_string()),
     }
 }
 

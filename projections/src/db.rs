@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool,
+    ConnectOptions, Connection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
 use crate::projection::Projection;
+
+/// A connection, and what may go wrong with it, for callers that know nothing of sqlx.
+pub use sqlx::{Error as SqlError, PgConnection};
 
 /// A fold that is paused between two statements must not hold anybody up for longer than this.
 const FOLD_SETTINGS: [(&str, &str); 4] = [

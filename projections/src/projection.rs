@@ -1,6 +1,6 @@
 //! The list of projections, their tables and their generations.
 
-use sqlx::{Connection, PgConnection, Row, migrate::Migrator};
+use sqlx::{Connection, PgConnection, PgExecutor, Row, migrate::Migrator};
 
 use crate::{clicks, db::Database, orders};
 
@@ -162,4 +162,14 @@ impl Projection {
             number: row.try_get(0)?,
         })
     }
+}
+
+/// The numbers of the live generations, by projection.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn live_generations(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, i32)>> {
+    sqlx::query_as("SELECT projection, generation FROM millrace.generations WHERE live")
+        .fetch_all(executor)
+        .await
 }

@@ -201,8 +201,8 @@ fn latin(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use apache_avro::{Decimal, Duration, Months, writer::datum::GenericDatumWriter};
     use apache_avro::{Days, Millis};
+    use apache_avro::{Decimal, Duration, Months, writer::datum::GenericDatumWriter};
 
     use super::*;
 
@@ -238,10 +238,7 @@ mod tests {
             (Value::TimestampMillis(0), "\"1970-01-01T00:00:00.000Z\""),
             (Value::TimestampMillis(-1), "\"1969-12-31T23:59:59.999Z\""),
             (Value::TimestampMillis(i64::MAX), "9223372036854775807"),
-            (
-                Value::TimestampMicros(1),
-                "\"1970-01-01T00:00:00.000001Z\"",
-            ),
+            (Value::TimestampMicros(1), "\"1970-01-01T00:00:00.000001Z\""),
             (
                 Value::TimestampNanos(1),
                 "\"1970-01-01T00:00:00.000000001Z\"",

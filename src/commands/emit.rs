@@ -268,13 +268,13 @@ impl Sent {
             return Ok(());
         };
         let unknown = match emitted.unknown {
-            0 => "none of the others is on the log".to_owned(),
-            unknown => format!("{} may be on the log too", output::grouped(unknown)),
+            0 => "none of the others".to_owned(),
+            unknown => format!("perhaps {} more", output::grouped(unknown)),
         };
         bail!(
-            "{error}; of {} {} are on the log, {unknown}; to go on: {}",
-            output::count(told.total as u64, told.one),
+            "{error}; on the log: {} of {}, {unknown}; to go on: {}",
             output::grouped(emitted.appended),
+            output::count(told.total as u64, told.one),
             how_to_go_on()
         );
     }

@@ -9,24 +9,36 @@ pub mod topics;
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use projections::db::{Database, is_unprepared};
+use anyhow::{Context, Result, anyhow};
+use projections::db::{Database, PgConnection, SqlError, is_unprepared};
+use tokio::time::timeout;
 
 /// How long Postgres may take to answer at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
+/// A connection for one-off work.
+async fn connect(database: &Database) -> Result<PgConnection> {
+    match timeout(FIRST_ANSWER, database.connect()).await {
+        Ok(connected) => of_postgres(database, connected),
+        Err(_) => Err(anyhow!(
+            "no Postgres answers at {}: check DATABASE_URL and that it runs",
+            database.address()
+        )),
+    }
+}
+
 /// Makes an error of Postgres say what to do.
-fn of_postgres<T, E>(database: &Database, outcome: Result<T, E>) -> anyhow::Result<T>
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    outcome.map_err(|error| {
-        let error = anyhow::Error::from(error);
-        let unprepared = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_unprepared));
-        let address = database.address();
-        if unprepared {
-            return anyhow!("database {address} has no tables of Millrace yet: `millrace run` makes them");
-        }
-        error.context(format!("Postgres at {address} does not do it: check DATABASE_URL and that it runs"))
-    })
+fn of_postgres<T>(database: &Database, outcome: Result<T, SqlError>) -> Result<T> {
+    match outcome {
+        Err(error) if is_unprepared(&error) => Err(anyhow!(
+            "database {} has no tables of Millrace yet: `millrace run` makes them",
+            database.address()
+        )),
+        outcome => outcome.with_context(|| {
+            format!(
+                "cannot use Postgres at {}: check DATABASE_URL and that it runs",
+                database.address()
+            )
+        }),
+    }
 }

@@ -38,7 +38,10 @@ pub async fn tail(connection: &Connection, args: &TailArgs, json: bool) -> Resul
         scanned: 0,
         matched: 0,
     };
-    let places: Vec<_> = parts.iter().map(|part| (part.partition, part.from)).collect();
+    let places: Vec<_> = parts
+        .iter()
+        .map(|part| (part.partition, part.from))
+        .collect();
     let reading = block_in_place(|| log.read(&places))?;
     let outcome = tail.run(&log, reading, &parts).await;
     if let (Some(_), [part]) = (&args.key, &parts[..]) {
@@ -55,7 +58,9 @@ pub async fn tail(connection: &Connection, args: &TailArgs, json: bool) -> Resul
 
 /// A key is looked for where Java's partitioner puts it; a topic without keys has none to find.
 fn check_keyed(log: &Log, prefix: &str, args: &TailArgs) -> Result<()> {
-    let known = TOPICS.iter().find(|topic| topic.full_name(prefix) == log.topic);
+    let known = TOPICS
+        .iter()
+        .find(|topic| topic.full_name(prefix) == log.topic);
     if args.key.is_some() && known.is_some_and(|topic| !topic.keyed) {
         bail!("the records of {} have no keys: leave --key out", log.topic);
     }
@@ -76,7 +81,11 @@ fn parts(log: &Log, args: &TailArgs) -> Result<Vec<Part>> {
         Some(key) => vec![log.extent(of_key(key.as_bytes(), log.partitions))?],
         None => log.extents()?,
     };
-    let unless_told = if args.follow { Start::End } else { Start::Beginning };
+    let unless_told = if args.follow {
+        Start::End
+    } else {
+        Start::Beginning
+    };
     let start = args.from.unwrap_or(unless_told);
     let time_ms = match start {
         Start::Time(ms) => Some(ms),
@@ -90,7 +99,11 @@ fn parts(log: &Log, args: &TailArgs) -> Result<Vec<Part>> {
     };
     let part = |extent: &Extent| Part {
         partition: extent.partition,
-        from: from(start, *extent, at_time.get(&extent.partition).copied().flatten()),
+        from: from(
+            start,
+            *extent,
+            at_time.get(&extent.partition).copied().flatten(),
+        ),
         end: extent.end_offset,
     };
     Ok(extents.iter().map(part).collect())
@@ -121,7 +134,9 @@ impl Tail<'_> {
         let mut interrupted = pin!(tokio::signal::ctrl_c());
         let mut wait = Wait::new();
         loop {
-            let open = parts.iter().find(|part| reading.reached(part.partition) < part.end);
+            let open = parts
+                .iter()
+                .find(|part| reading.reached(part.partition) < part.end);
             let Some(open) = open.or(parts.first().filter(|_| self.args.follow)) else {
                 return Ok(());
             };
@@ -166,7 +181,10 @@ impl Tail<'_> {
             let inspected = self.inspector.inspect(seen.value.as_deref()).await?;
             text.push_str(&row(seen, &inspected, self.json)?);
             text.push('\n');
-            done = self.args.limit.is_some_and(|limit| self.matched >= limit as u64);
+            done = self
+                .args
+                .limit
+                .is_some_and(|limit| self.matched >= limit as u64);
             if done {
                 break;
             }
@@ -204,8 +222,9 @@ impl Wait {
         if self.asked {
             return Ok(true);
         }
-        block_in_place(|| log.extent(part.partition))
-            .context("the Kafka broker does not answer any more: check that it runs, and try again")?;
+        block_in_place(|| log.extent(part.partition)).context(
+            "the Kafka broker does not answer any more: check that it runs, and try again",
+        )?;
         *self = Self {
             since: Instant::now(),
             asked: true,
@@ -261,20 +280,34 @@ pub fn find(connection: &Connection, position: &Position) -> Result<Seen> {
         bail!("{place} has no records");
     }
     if !(extent.first_offset..extent.end_offset).contains(&position.offset) {
-        bail!("{place} has offsets {} to {}", extent.first_offset, extent.end_offset - 1);
+        bail!(
+            "{place} has offsets {} to {}",
+            extent.first_offset,
+            extent.end_offset - 1
+        );
     }
     let found = log.first_at(&[(position.partition, position.offset)], PATIENCE)?;
     match found.into_iter().next() {
         Some(seen) if seen.offset == position.offset => Ok(seen),
-        Some(seen) => bail!("{place} has no record at {}; the next is at {}", position.offset, seen.offset),
-        None => bail!("{place} has no record at {} that can be read", position.offset),
+        Some(seen) => bail!(
+            "{place} has no record at {}; the next is at {}",
+            position.offset,
+            seen.offset
+        ),
+        None => bail!(
+            "{place} has no record at {} that can be read",
+            position.offset
+        ),
     }
 }
 
 /// Prints a record for people.
 pub fn show(seen: &Seen, inspected: &Inspected) -> Result<()> {
     output::line(format_args!("position   {}", seen.position()))?;
-    output::line(format_args!("time       {}", seen.time().unwrap_or_else(|| "-".to_owned())))?;
+    output::line(format_args!(
+        "time       {}",
+        seen.time().unwrap_or_else(|| "-".to_owned())
+    ))?;
     output::line(format_args!("key        {}", key(seen)))?;
     for (name, value) in &seen.headers {
         let value = String::from_utf8_lossy(value.as_deref().unwrap_or_default());

@@ -1,9 +1,8 @@
 //! `millrace topics`: the list of topics, what they are like, and how they come to be.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail};
-use comfy_table::CellAlignment;
+use anyhow::{Result, bail};
 use processors::inspect::{self, Extent, Log, Seen};
 use producers::{
     kafka::Kafka,
@@ -11,11 +10,10 @@ use producers::{
 };
 use schemas::{
     inspect::millis,
-    registry::{Registry, RegistryError},
+    registry::Registry,
     topics::{TOPICS, subject},
 };
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
 use tokio::task::block_in_place;
 
 use super::tail;
@@ -34,6 +32,9 @@ pub async fn topics(connection: &Connection, args: TopicsArgs) -> Result<()> {
     }
 }
 
+/// How long the first and last records may take to read.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// A topic in a line.
 #[derive(Serialize)]
 struct Line {
@@ -49,26 +50,32 @@ struct Line {
 
 async fn list(connection: &Connection, json: bool) -> Result<()> {
     let kafka = connection.kafka();
-    let names: Vec<_> = TOPICS.iter().map(|topic| topic.full_name(&kafka.prefix)).collect();
-    let there = block_in_place(|| topics::existing(&kafka, &names))?;
     let registry = connection.registry()?;
     let mut lines = Vec::new();
-    for name in names.iter().filter(|name| there.contains(name)) {
-        let mut line = block_in_place(|| look(&kafka, name))?;
-        let settings = topics::describe(&kafka, name).await?.settings;
-        line.timestamp_type = setting(&settings, "message.timestamp.type");
-        let versions = versions(&registry, name).await?;
-        line.schema_versions = versions.len();
-        line.schema_id = versions.last().map(|version| version.id);
-        lines.push(line);
+    let mut missing = Vec::new();
+    for topic in TOPICS {
+        let name = topic.full_name(&kafka.prefix);
+        let Some(described) = topics::describe(&kafka, &name).await? else {
+            missing.push(name);
+            continue;
+        };
+        let versions = versions(&registry, &name).await?;
+        lines.push(Line {
+            timestamp_type: described.setting("message.timestamp.type").to_owned(),
+            schema_id: versions.last().map(|version| version.id),
+            schema_versions: versions.len(),
+            ..block_in_place(|| look(&kafka, &name))?
+        });
     }
     if json {
         lines.iter().try_for_each(output::json)?;
     } else if !lines.is_empty() {
         print(&lines)?;
     }
-    for name in names.iter().filter(|name| !there.contains(name)) {
-        output::note(format_args!("topic {name} does not exist: run `millrace topics apply`"));
+    for name in missing {
+        output::note(format_args!(
+            "topic {name} does not exist: run `millrace topics apply`"
+        ));
     }
     Ok(())
 }
@@ -78,8 +85,12 @@ fn look(kafka: &Kafka, name: &str) -> Result<Line> {
     let log = Log::with(&Arc::new(inspect::consumer(kafka)?), name)?;
     let extents = log.extents()?;
     let filled = || extents.iter().filter(|extent| extent.records() > 0);
-    let firsts: Vec<_> = filled().map(|extent| (extent.partition, extent.first_offset)).collect();
-    let lasts: Vec<_> = filled().map(|extent| (extent.partition, extent.end_offset - 1)).collect();
+    let firsts: Vec<_> = filled()
+        .map(|extent| (extent.partition, extent.first_offset))
+        .collect();
+    let lasts: Vec<_> = filled()
+        .map(|extent| (extent.partition, extent.end_offset - 1))
+        .collect();
     let times = |seen: Vec<Seen>| seen.into_iter().filter_map(|seen| seen.timestamp_ms);
     Ok(Line {
         topic: name.to_owned(),
@@ -93,12 +104,16 @@ fn look(kafka: &Kafka, name: &str) -> Result<Line> {
     })
 }
 
-/// How long the first and last records may take to read.
-const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
-
 fn print(lines: &[Line]) -> Result<()> {
     let head = [
-        "topic", "partitions", "records", "first", "last", "timestamps", "schema id", "versions",
+        "topic",
+        "partitions",
+        "records",
+        "first",
+        "last",
+        "timestamps",
+        "schema id",
+        "versions",
     ];
     let mut table = output::table(head);
     let none = || "-".to_owned();
@@ -114,7 +129,7 @@ fn print(lines: &[Line]) -> Result<()> {
             line.schema_versions.to_string(),
         ]);
     }
-    output::align(&mut table, CellAlignment::Right, &[1, 2, 6, 7]);
+    output::align_right(&mut table, &[1, 2, 6, 7]);
     output::print(&table)
 }
 
@@ -123,7 +138,8 @@ fn print(lines: &[Line]) -> Result<()> {
 struct Version {
     version: u32,
     id: u32,
-    schema: Box<RawValue>,
+    /// As it was registered.
+    schema: String,
 }
 
 async fn versions(registry: &Registry, topic: &str) -> Result<Vec<Version>> {
@@ -131,9 +147,11 @@ async fn versions(registry: &Registry, topic: &str) -> Result<Vec<Version>> {
     let mut found = Vec::new();
     for version in registry.versions(&subject).await? {
         let (id, schema) = registry.version(&subject, version).await?;
-        let schema = RawValue::from_string(schema)
-            .with_context(|| format!("version {version} of {subject} is not JSON"))?;
-        found.push(Version { version, id, schema });
+        found.push(Version {
+            version,
+            id,
+            schema,
+        });
     }
     Ok(found)
 }
@@ -143,7 +161,7 @@ async fn versions(registry: &Registry, topic: &str) -> Result<Vec<Version>> {
 struct Description {
     topic: String,
     partitions: Vec<Extent>,
-    settings: Value,
+    settings: BTreeMap<String, String>,
     differences: Vec<String>,
     compatibility: Option<String>,
     versions: Vec<Version>,
@@ -153,12 +171,16 @@ async fn describe(connection: &Connection, topic: &str, json: bool) -> Result<()
     let kafka = connection.kafka();
     let registry = connection.registry()?;
     let log = block_in_place(|| Log::open(&kafka, topic))?;
-    let Described { settings, differences } = topics::describe(&kafka, &log.topic).await?;
+    let described = topics::describe(&kafka, &log.topic).await?;
+    let Described {
+        settings,
+        differences,
+    } = described.unwrap_or_default();
     let description = Description {
         partitions: block_in_place(|| log.extents())?,
         settings: settings.into_iter().collect(),
         differences,
-        compatibility: demanded(&registry, &log.topic).await?,
+        compatibility: registry.demanded(&subject(&log.topic)).await?,
         versions: versions(&registry, &log.topic).await?,
         topic: log.topic,
     };
@@ -166,4 +188,76 @@ async fn describe(connection: &Connection, topic: &str, json: bool) -> Result<()
         return output::json(&description);
     }
     description.print()
+}
+
+impl Description {
+    fn print(&self) -> Result<()> {
+        let mut table = output::table(["partition", "first offset", "end offset", "records"]);
+        for extent in &self.partitions {
+            table.add_row([
+                extent.partition.to_string(),
+                extent.first_offset.to_string(),
+                extent.end_offset.to_string(),
+                output::grouped(extent.records().unsigned_abs()),
+            ]);
+        }
+        output::align_right(&mut table, &[0, 1, 2, 3]);
+        output::line(format_args!("topic {}", self.topic))?;
+        output::print(&table)?;
+        if self.differences.is_empty() {
+            output::line("settings: as they have to be")?;
+        }
+        for difference in &self.differences {
+            output::line(format_args!("setting differs: {difference}"))?;
+        }
+        let compatibility = self.compatibility.as_deref();
+        let compatibility = compatibility.unwrap_or("the registry's general rule");
+        output::line(format_args!("compatibility: {compatibility}"))?;
+        if self.versions.is_empty() {
+            output::line(format_args!("no schema under {}", subject(&self.topic)))?;
+        }
+        for Version {
+            version,
+            id,
+            schema,
+        } in &self.versions
+        {
+            output::line(format_args!(
+                "schema version {version}, id {id}:\n{}",
+                schema.trim_end()
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+async fn apply(connection: &Connection, dry_run: bool, json: bool) -> Result<()> {
+    let applied = topics::apply(&connection.kafka(), &connection.registry()?, dry_run).await?;
+    let mut differing = 0;
+    for (topic, applied) in applied {
+        let (word, differences) = match applied {
+            Applied::Created if dry_run => ("would be created", Vec::new()),
+            Applied::Created => ("created", Vec::new()),
+            Applied::Unchanged => ("as it has to be", Vec::new()),
+            Applied::Differs(differences) => ("differs", differences),
+        };
+        differing += u64::from(!differences.is_empty());
+        if json {
+            output::json(
+                &serde_json::json!({ "topic": topic, "outcome": word, "differences": differences }),
+            )?;
+            continue;
+        }
+        output::line(format_args!("{topic}: {word}"))?;
+        for difference in differences {
+            output::line(format_args!("{topic}: {difference}"))?;
+        }
+    }
+    if differing > 0 {
+        bail!(
+            "{} not as it has to be; nothing was altered",
+            output::count(differing, "topic")
+        );
+    }
+    Ok(())
 }

@@ -1,0 +1,11 @@
+//! The whole against real servers: each test has a topic prefix, a database and processes of its own, and is named by
+//! the promise it keeps. `make test` starts the servers.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![expect(
+    unreachable_pub,
+    reason = "a program has no outside: pub is what its other files use"
+)]
+
+mod harness;
+mod world;

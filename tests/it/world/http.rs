@@ -1,0 +1,110 @@
+//! Requests to a process, and what came back.
+
+use reqwest::{Method, RequestBuilder, header::HeaderMap};
+use serde_json::Value;
+
+use super::{PATIENCE, process::Process};
+
+/// Where a write stands on the log.
+pub const POSITION: &str = "millrace-position";
+/// What a read has to reflect.
+pub const MIN_POSITION: &str = "millrace-min-position";
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// A header that has to be there.
+    pub fn header(&self, name: &str) -> &str {
+        self.find_header(name)
+            .unwrap_or_else(|| panic!("no header {name}: {self:?}"))
+    }
+
+    /// A header.
+    pub fn find_header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Where the write stands.
+    pub fn position(&self) -> &str {
+        self.header(POSITION)
+    }
+
+    /// Asserts that it is an RFC 9457 problem with this status and reason, and gives it.
+    pub fn problem(&self, status: u16, reason: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{self:?}"
+        );
+        let problem = self.json();
+        assert_eq!(problem["status"], status, "{self:?}");
+        assert_eq!(problem["reason"], reason, "{self:?}");
+        assert!(
+            problem["title"].is_string() && problem["detail"].is_string(),
+            "{self:?}"
+        );
+        problem
+    }
+}
+
+impl Process {
+    /// A request to this path, to be completed and given to [`Process::send`].
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = self
+            .url
+            .as_ref()
+            .unwrap_or_else(|| panic!("{} does not listen", self.what));
+        self.http
+            .request(method, format!("{url}{path}"))
+            .timeout(PATIENCE)
+    }
+
+    /// Sends a request that has to be answered.
+    pub async fn send(&self, request: RequestBuilder) -> Answer {
+        self.try_send(request).await.unwrap()
+    }
+
+    /// Sends a request that may fail on its way.
+    pub async fn try_send(&self, request: RequestBuilder) -> reqwest::Result<Answer> {
+        let response = request.send().await?;
+        Ok(Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.text().await?,
+        })
+    }
+
+    /// `GET`.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// `GET`, reflecting a position.
+    pub async fn get_at(&self, path: &str, position: &str) -> Answer {
+        self.send(
+            self.request(Method::GET, path)
+                .header(MIN_POSITION, position),
+        )
+        .await
+    }
+
+    /// `POST` of JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+}
