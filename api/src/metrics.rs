@@ -1,5 +1,6 @@
 //! What the API counts, and the text of `/metrics`.
 
+use processors::status::OfPartition;
 use producers::metrics::{Counter, Family, Gauge, Registry, encode};
 
 /// What a cache did.
@@ -12,9 +13,6 @@ pub struct CacheMetrics {
     /// Answered by a read that somebody else had begun.
     pub shared: Counter,
 }
-
-/// Label of a projection's partition.
-pub type OfPartition = [(&'static str, String); 2];
 
 /// What the API counts.
 #[derive(Debug, Clone, Default)]

@@ -4,9 +4,10 @@
 //! * [`consumer`]: records from Kafka in batches; [`record`]: what a batch holds; [`interpret`]: from bytes to valid
 //!   events, or the reason why not.
 //! * [`runtime`]: the loop from batch to commit; [`watermarks`]: how far it has come, for those who wait;
-//!   [`status`]: what it is doing, for people.
+//!   [`status`]: what it is doing, for people; [`alarm`]: when bad records are many.
 //! * [`inspect`], [`lag`]: looking into the log and at the distance to its end.
 
+pub mod alarm;
 pub mod clicks;
 pub mod consumer;
 pub mod fold;

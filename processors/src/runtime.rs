@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alarm::Alarm,
     clicks::Clicks,
     consumer::{Consumer, Delivered, Partitions, Reading, Start},
     fold::{Fold, Folded},
@@ -155,6 +156,7 @@ struct Runner<F: Fold> {
     connection: Option<PgConnection>,
     generation: Option<Generation>,
     consumer: Option<Consumer>,
+    alarm: Alarm,
 }
 
 /// What ends the work of a fold for good: what to do, in words.
@@ -190,6 +192,7 @@ impl<F: Fold> Runner<F> {
             connection: None,
             generation: None,
             consumer: None,
+            alarm: Alarm::default(),
             services,
             stop,
         }
@@ -392,7 +395,7 @@ impl<F: Fold> Runner<F> {
         Ok(letters)
     }
 
-    fn committed(&self, read: &Read<F::Event>, letters: &[DeadLetter], started: Instant) {
+    fn committed(&mut self, read: &Read<F::Event>, letters: &[DeadLetter], started: Instant) {
         let reached = read
             .batch
             .spans
@@ -430,6 +433,14 @@ impl<F: Fold> Runner<F> {
             let [projection] = self.label;
             let label = [projection, ("reason", letter.reason)];
             metrics.dead_letters.get_or_create(&label).inc();
+        }
+        for (partition, is_flood) in self.alarm.note(&read.batch.spans, letters) {
+            let name = F::PROJECTION.name.to_owned();
+            let label = [("projection", name), ("partition", partition.to_string())];
+            metrics
+                .dead_letter_alarm
+                .get_or_create(&label)
+                .set(i64::from(is_flood));
         }
         self.doing(Doing::Running);
     }

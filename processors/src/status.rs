@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use producers::metrics::{Counter, Family, Histogram, Registry, latency_seconds};
+use producers::metrics::{Counter, Family, Gauge, Histogram, Registry, latency_seconds};
 use tracing::{error, info, warn};
 
 /// What a part of the process is doing.
@@ -58,6 +58,8 @@ impl Status {
 
 /// The label of a projection.
 pub type OfProjection = [(&'static str, &'static str); 1];
+/// The labels of a projection's partition.
+pub type OfPartition = [(&'static str, String); 2];
 /// The labels of a projection's dead letters: which projection, and one word for the kind of fault.
 pub type OfReason = [(&'static str, &'static str); 2];
 
@@ -72,6 +74,8 @@ pub struct FoldMetrics {
     pub lost: Family<OfProjection, Counter>,
     /// Records that could not be folded.
     pub dead_letters: Family<OfReason, Counter>,
+    /// 1 where dead letters are a flood (see [`crate::alarm`]), else 0.
+    pub dead_letter_alarm: Family<OfPartition, Gauge>,
     /// Records in a batch.
     pub batch_records: Family<OfProjection, Histogram>,
     /// From the beginning of a transaction to its commit.
@@ -85,6 +89,7 @@ impl Default for FoldMetrics {
             batches: Family::default(),
             lost: Family::default(),
             dead_letters: Family::default(),
+            dead_letter_alarm: Family::default(),
             batch_records: Family::new_with_constructor(|| {
                 Histogram::new((0..16).map(|power| f64::from(1 << power)))
             }),
@@ -107,6 +112,11 @@ impl FoldMetrics {
             "dead_letters",
             "Records that could not be decoded or folded",
             self.dead_letters.clone(),
+        );
+        registry.register(
+            "dead_letter_alarm",
+            "1 where more than 100 of a partition's last 10,000 records are dead letters",
+            self.dead_letter_alarm.clone(),
         );
         registry.register(
             "fold_batch_records",

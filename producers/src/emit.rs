@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     append::{Outcome, Pending},
-    writer::{AppendError, Context, EventWriter},
+    writer::{Context, EventWriter},
 };
 
 /// Events in a batch.
@@ -32,8 +32,8 @@ pub struct Emitted {
     pub unknown: u64,
     /// Per partition, the largest offset.
     pub last: Vec<(i32, i64)>,
-    /// What ended it early.
-    pub error: Option<AppendError>,
+    /// What ended it early, in words.
+    pub error: Option<String>,
 }
 
 /// Appends `events` in order; `rate` is events a second. Ends early at the first failure, or when `stop` is
@@ -59,28 +59,23 @@ pub async fn emit<E: Event>(
             Ok(pending) => under_way.push_back(pending),
             Err(refusal) => {
                 emitted.not_written += batch.len() as u64;
-                emitted.error = Some(refusal);
+                emitted.error = Some(refusal.to_string());
             }
         }
         if under_way.len() >= UNDER_WAY_MAX || (rate.is_some() && under_way.len() > 1) {
-            emitted
-                .wait_for_one(&mut under_way, writer, &mut progress)
-                .await;
+            emitted.wait_for_one(&mut under_way, &mut progress).await;
         }
     }
     while !under_way.is_empty() {
-        emitted
-            .wait_for_one(&mut under_way, writer, &mut progress)
-            .await;
+        emitted.wait_for_one(&mut under_way, &mut progress).await;
     }
     emitted
 }
 
 impl Emitted {
-    async fn wait_for_one<E: Event>(
+    async fn wait_for_one(
         &mut self,
         under_way: &mut VecDeque<Pending>,
-        writer: &EventWriter<E>,
         progress: &mut impl FnMut(u64),
     ) {
         let Some(pending) = under_way.pop_front() else {
@@ -89,8 +84,9 @@ impl Emitted {
         let outcome = pending.outcome().await;
         self.add(&outcome);
         progress(self.appended);
-        if let Err(failure) = writer.position(outcome) {
-            self.error.get_or_insert(failure);
+        // The counts tell what is on the log; this only has to tell why not all of it is.
+        if let (Some(failure), None) = (outcome.error.or(outcome.refusal), &self.error) {
+            self.error = Some(failure.to_string());
         }
     }
 

@@ -135,3 +135,234 @@ impl<E: Event> Drop for Closing<'_, E> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        future::Future,
+        pin::Pin,
+        task::{Context, Poll, Waker},
+        time::Duration,
+    };
+
+    use schemas::clicks::BannerClicked;
+
+    use super::*;
+    use crate::{
+        append::{
+            Appender, Profile,
+            mock::{LONG, MockBroker},
+        },
+        metrics::AppendMetrics,
+    };
+
+    const PATIENT: &str = "message.timeout.ms=60000";
+    const SCHEMA: u32 = 7;
+
+    fn writer(broker: &MockBroker, properties: &[&str]) -> Arc<EventWriter<BannerClicked>> {
+        let kafka = broker.kafka(properties);
+        let appender = Appender::new(&kafka, Profile::Interactive, AppendMetrics::default());
+        let appender = Arc::new(appender.unwrap());
+        Arc::new(EventWriter::with_schema(appender, "", SCHEMA))
+    }
+
+    fn click(banner_id: i64) -> BannerClicked {
+        BannerClicked {
+            banner_id,
+            received_at: 1,
+        }
+    }
+
+    type Appending<'l> = Pin<Box<dyn Future<Output = Answer> + 'l>>;
+
+    /// Appends as far as it goes without waiting.
+    fn begin(lane: &Lane<BannerClicked>, event: BannerClicked) -> Result<Appending<'_>, Answer> {
+        let mut appending: Appending<'_> = Box::pin(lane.append(event));
+        let mut context = Context::from_waker(Waker::noop());
+        match appending.as_mut().poll(&mut context) {
+            Poll::Ready(answer) => Err(answer),
+            Poll::Pending => Ok(appending),
+        }
+    }
+
+    /// Runs the lane until what it has accepted is answered.
+    async fn run(lane: &Arc<Lane<BannerClicked>>) {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        Arc::clone(lane).run(stop).await;
+    }
+
+    /// The banners of all records on the log, by the event's first field: a zigzag varint after the frame.
+    fn banners(broker: &MockBroker) -> Vec<i64> {
+        let mut banners: Vec<_> = broker.records().iter().map(|r| first_field(&r.2)).collect();
+        banners.sort_unstable();
+        banners
+    }
+
+    fn first_field(value: &[u8]) -> i64 {
+        let mut number = 0_i64;
+        for (index, byte) in value[5..].iter().enumerate() {
+            number |= i64::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        number >> 1
+    }
+
+    #[tokio::test]
+    async fn a_full_lane_refuses_at_once_and_answers_all_it_accepted() {
+        let broker = MockBroker::start("clicks", 8);
+        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
+        let accepted: Vec<_> = (0..WAITING_MAX as i64)
+            .map(|banner| begin(&lane, click(banner)).unwrap_or_else(|a| panic!("{a:?}")))
+            .collect();
+        let refused = begin(&lane, click(0)).err().expect("refused at once");
+        assert!(
+            matches!(refused, Err(AppendError::Overloaded)),
+            "{refused:?}"
+        );
+        run(&lane).await;
+        for answer in accepted {
+            let position = answer.await.unwrap().expect("the broker told");
+            // One batch, one partition, the place of its last record.
+            assert_eq!(position.offset, WAITING_MAX as i64 - 1);
+        }
+        assert!(banners(&broker).into_iter().eq(0..WAITING_MAX as i64));
+    }
+
+    #[tokio::test]
+    async fn shutting_down_loses_nothing_that_was_accepted() {
+        let broker = MockBroker::start("clicks", 8);
+        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(Arc::clone(&lane).run(stop.clone()));
+        for _ in 0..8 {
+            broker.acknowledge_after(Duration::from_millis(20));
+        }
+        let mut appends = tokio::task::JoinSet::new();
+        for banner in 0.. {
+            let lane = Arc::clone(&lane);
+            let append = async move { (banner, lane.append(click(banner)).await) };
+            appends.spawn(append);
+            if banner == 500 {
+                stop.cancel();
+            }
+            if running.is_finished() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        running.await.unwrap();
+        let mut appended = BTreeSet::new();
+        let mut refused = 0;
+        while let Some(joined) = appends.join_next().await {
+            match joined.unwrap() {
+                (banner, Ok(Some(_))) => assert!(appended.insert(banner)),
+                (_, Err(AppendError::NotWritten(_))) => refused += 1,
+                (banner, other) => panic!("{banner}: {other:?}"),
+            }
+        }
+        assert!(appended.len() >= 400, "{}", appended.len());
+        assert!(refused > 0, "some came too late");
+        assert!(banners(&broker).into_iter().eq(appended));
+        let late = begin(&lane, click(0)).err().expect("refused at once");
+        assert!(matches!(late, Err(AppendError::NotWritten(_))), "{late:?}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_a_lane_that_is_aborted_was_not_written() {
+        let broker = MockBroker::start("clicks", 8);
+        let lane = Arc::new(Lane::new(writer(&broker, &[])));
+        let mut running = Box::pin(Arc::clone(&lane).run(CancellationToken::new()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(running.as_mut().poll(&mut context).is_pending());
+        let waiting = begin(&lane, click(1)).ok().expect("accepted");
+        drop(running);
+        let answer = waiting.await;
+        assert!(
+            matches!(answer, Err(AppendError::NotWritten(_))),
+            "{answer:?}"
+        );
+        assert!(banners(&broker).is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_invalid_event_fails_alone() {
+        let broker = MockBroker::start("clicks", 8);
+        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
+        let first = begin(&lane, click(1)).ok().expect("accepted");
+        let refused = begin(&lane, click(-1)).err().expect("refused at once");
+        assert!(
+            matches!(refused, Err(AppendError::Invalid(_))),
+            "{refused:?}"
+        );
+        let second = begin(&lane, click(2)).ok().expect("accepted");
+        run(&lane).await;
+        assert_eq!(first.await.unwrap(), second.await.unwrap());
+        assert_eq!(banners(&broker), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn without_a_schema_nothing_is_accepted() {
+        let broker = MockBroker::start("clicks", 8);
+        let kafka = broker.kafka(&[]);
+        let appender = Appender::new(&kafka, Profile::Interactive, AppendMetrics::default());
+        let writer = EventWriter::new(Arc::new(appender.unwrap()), "");
+        let lane = Lane::new(Arc::new(writer));
+        let refused = begin(&lane, click(1)).err().expect("refused at once");
+        assert!(
+            matches!(refused, Err(AppendError::NotRegistered(_))),
+            "{refused:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn where_the_queue_takes_half_a_batch_each_is_told_the_truth() {
+        let broker = MockBroker::start("clicks", 8);
+        broker.down();
+        let properties = [PATIENT, "queue.buffering.max.messages=100"];
+        let lane = Arc::new(Lane::new(writer(&broker, &properties)));
+        let appends: Vec<_> = (0..150)
+            .map(|banner| begin(&lane, click(banner)).ok().expect("accepted"))
+            .collect();
+        let running = tokio::spawn({
+            let lane = Arc::clone(&lane);
+            async move { run(&lane).await }
+        });
+        broker.up();
+        running.await.unwrap();
+        for (banner, answer) in appends.into_iter().enumerate() {
+            match answer.await {
+                Ok(Some(position)) => assert!(banner < 100 && position.offset == 99),
+                Err(AppendError::Overloaded) => assert!(banner >= 100, "{banner}"),
+                other => panic!("{banner}: {other:?}"),
+            }
+        }
+        assert!(banners(&broker).into_iter().eq(0..100));
+    }
+
+    #[tokio::test]
+    async fn a_lost_acknowledgement_is_unknown_to_the_whole_batch() {
+        let broker = MockBroker::start("clicks", 8);
+        let properties = ["message.timeout.ms=1500", "request.timeout.ms=1000"];
+        let writer = writer(&broker, &properties);
+        writer
+            .append(&click(0), &crate::writer::Context::default())
+            .await
+            .unwrap();
+        for _ in 0..3 {
+            broker.acknowledge_after(LONG);
+        }
+        let lane = Arc::new(Lane::new(writer));
+        let appends: Vec<_> = (1..20)
+            .map(|banner| begin(&lane, click(banner)).ok().expect("accepted"))
+            .collect();
+        run(&lane).await;
+        for answer in appends {
+            let answer = answer.await;
+            assert!(matches!(answer, Err(AppendError::Unknown(_))), "{answer:?}");
+        }
+    }
+}

@@ -244,7 +244,7 @@ impl Sent {
         let emitted = &self.emitted;
         let all = emitted.appended == told.total as u64;
         let error = match &emitted.error {
-            Some(error) => Some(error.to_string()),
+            Some(error) => Some(error.clone()),
             None if self.interrupted && !all => Some("stopped by Ctrl-C".to_owned()),
             None => None,
         };

@@ -11,9 +11,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     producer::{BaseProducer, Producer},
 };
-use rdkafka_sys::rd_kafka_resp_err_t::{
-    RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR__TRANSPORT,
-};
+use rdkafka_sys::rd_kafka_resp_err_t::{RD_KAFKA_RESP_ERR__TRANSPORT, RD_KAFKA_RESP_ERR_NO_ERROR};
 
 use crate::kafka::Kafka;
 
