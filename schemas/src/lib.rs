@@ -2,7 +2,7 @@
 //!
 //! * [`event`]: what every event has; one file a domain: [`clicks`], [`orders`].
 //! * [`topics`]: the list of topics, the log's table of contents.
-//! * [`codec`]: bytes to events and back, in the Confluent wire format.
+//! * [`codec`]: bytes to events and back, in the Confluent wire format; [`hostile`]: whose schemas are not trusted.
 //! * [`registry`]: the client of a Confluent-compatible schema registry.
 //! * [`json`]: JSON from people, checked against the Avro schema, every fault named; [`inspect`]: JSON for people.
 //! * [`position`]: a place on the log, `topic/partition@offset`.
@@ -10,6 +10,7 @@
 pub mod clicks;
 pub mod codec;
 pub mod event;
+pub mod hostile;
 pub mod inspect;
 pub mod json;
 pub mod orders;
