@@ -46,12 +46,20 @@ pub struct Coherent<V> {
     /// Per partition: the offset after the last record whose entries the tail has begun to touch.
     begun: Vec<AtomicI64>,
     passed: Progress,
+    /// Counts how often the tail has stopped; an entry of an earlier life is as good as absent.
+    life: AtomicU64,
     tickets: AtomicU64,
     metrics: CacheMetrics,
 }
 
 #[derive(Clone)]
-enum Entry<V> {
+struct Entry<V> {
+    life: u64,
+    state: State<V>,
+}
+
+#[derive(Clone)]
+enum State<V> {
     /// Somebody reads it.
     Pending {
         ticket: u64,
@@ -103,8 +111,8 @@ impl<V: Weight> Coherent<V> {
         let entries = Cache::builder()
             .max_capacity(bytes_max)
             .weigher(|key: &String, entry: &Entry<V>| {
-                let value = match entry {
-                    Entry::Known {
+                let value = match &entry.state {
+                    State::Known {
                         value: Some(value), ..
                     } => value.bytes(),
                     _ => 0,
@@ -116,6 +124,7 @@ impl<V: Weight> Coherent<V> {
             entries,
             begun: (0..partitions).map(|_| AtomicI64::new(UNKNOWN)).collect(),
             passed: Progress::default(),
+            life: AtomicU64::new(0),
             tickets: AtomicU64::new(0),
             metrics,
         }
@@ -179,8 +188,10 @@ impl<V: Weight> Coherent<V> {
         F: Fn() -> R,
         R: Future<Output = Answer<V>>,
     {
-        // The placeholder is in its place: only now may it be asked what has begun.
-        let mut keepable_from = self.begun(wanted.partition);
+        // The placeholder is in its place: only now may it be asked what has begun. Records without a key are passed
+        // and never begun.
+        let begun = self.begun(wanted.partition);
+        let mut keepable_from = begun.max(wanted.next_offset);
         let keepable_until = wanted.deadline.min(Instant::now() + KEEPABLE_WITHIN);
         loop {
             let answer = timeout_at(wanted.deadline, read())
@@ -215,25 +226,32 @@ impl<V: Weight> Coherent<V> {
     }
 
     fn claim(&self, key: &str) -> Claim<'_, V> {
-        if let Some(entry) = self.entries.get(key) {
-            return entry.into_claim();
+        if let Some(entry) = self.entries.get(key)
+            && self.is_alive(&entry)
+        {
+            return entry.state.into_claim();
         }
+        // Before what has begun is asked: see `stop`.
+        let life = self.life.load(Ordering::SeqCst);
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (tell, answer) = watch::channel(None);
         let mut found = None;
-        self.entries
-            .entry_by_ref(key)
-            .and_compute_with(|entry| match entry {
-                Some(entry) => {
-                    found = Some(entry.into_value());
+        self.entries.entry_by_ref(key).and_compute_with(|entry| {
+            match entry.map(moka::Entry::into_value) {
+                Some(entry) if self.is_alive(&entry) => {
+                    found = Some(entry.state);
                     Op::Nop
                 }
-                None => Op::Put(Entry::Pending {
-                    ticket,
-                    needed: 0,
-                    answer,
+                _ => Op::Put(Entry {
+                    life,
+                    state: State::Pending {
+                        ticket,
+                        needed: 0,
+                        answer,
+                    },
                 }),
-            });
+            }
+        });
         found.map_or_else(
             || {
                 Claim::Mine(Placeholder {
@@ -243,8 +261,12 @@ impl<V: Weight> Coherent<V> {
                     tell,
                 })
             },
-            Entry::into_claim,
+            State::into_claim,
         )
+    }
+
+    fn is_alive(&self, entry: &Entry<V>) -> bool {
+        entry.life == self.life.load(Ordering::SeqCst)
     }
 
     fn begun(&self, partition: i32) -> i64 {
@@ -280,7 +302,9 @@ impl<V: Weight> Coherent<V> {
         if let Some(begun) = self.slot(partition) {
             begun.store(offset + 1, Ordering::SeqCst);
         }
-        // Either a miss that put its placeholder reads this mark, or its placeholder is seen here.
+        // Either a miss that put its placeholder reads this mark, or its placeholder is seen here. A plain store and a
+        // later load may pass each other; not with a fence on either side. (moka's entries are atomic pointers, and
+        // nothing is asked before them that could be out of date.)
         fence(Ordering::SeqCst);
         self.entries.contains_key(key)
     }
@@ -289,23 +313,26 @@ impl<V: Weight> Coherent<V> {
     /// that is absent stays absent; one that is being read must reach beyond this record.
     pub fn observe(&self, key: &str, offset: i64, fold: impl FnOnce(Option<V>) -> Option<V>) {
         self.entries.entry_by_ref(key).and_compute_with(|entry| {
-            match entry.map(moka::Entry::into_value) {
-                None => Op::Nop,
-                Some(Entry::Pending {
+            let Some(Entry { life, state }) = entry.map(moka::Entry::into_value) else {
+                return Op::Nop;
+            };
+            let state = match state {
+                State::Pending {
                     ticket,
                     needed,
                     answer,
-                }) => Op::Put(Entry::Pending {
+                } => State::Pending {
                     ticket,
                     needed: needed.max(offset + 1),
                     answer,
-                }),
-                Some(Entry::Known { position, .. }) if position >= offset => Op::Nop,
-                Some(Entry::Known { value, .. }) => Op::Put(Entry::Known {
+                },
+                State::Known { position, .. } if position >= offset => return Op::Nop,
+                State::Known { value, .. } => State::Known {
                     position: offset,
                     value: fold(value),
-                }),
-            }
+                },
+            };
+            Op::Put(Entry { life, state })
         });
     }
 
@@ -319,12 +346,16 @@ impl<V: Weight> Coherent<V> {
         for begun in &self.begun {
             begun.store(UNKNOWN, Ordering::SeqCst);
         }
+        // Whoever put a placeholder in the new life finds nothing begun, or what the next start has begun; what older
+        // ones fill nobody sees.
+        self.life.fetch_add(1, Ordering::SeqCst);
         self.passed.forget();
+        // This goes by a clock, and so alone would leave what is being filled right now.
         self.entries.invalidate_all();
     }
 }
 
-impl<V: Weight> Entry<V> {
+impl<V: Weight> State<V> {
     fn into_claim<'c>(self) -> Claim<'c, V> {
         match self {
             Self::Known { value, .. } => Claim::Known(value),
@@ -361,15 +392,19 @@ impl<V: Weight> Placeholder<'_, V> {
         self.entries
             .entry_by_ref(&self.key)
             .and_compute_with(|entry| match entry.map(moka::Entry::into_value) {
-                Some(Entry::Pending { ticket, needed, .. }) if ticket == self.ticket => {
+                Some(Entry {
+                    life,
+                    state: State::Pending { ticket, needed, .. },
+                }) if ticket == self.ticket => {
                     if reached < needed {
                         kept = Kept::Needs(needed);
                         return Op::Nop;
                     }
-                    Op::Put(Entry::Known {
+                    let state = State::Known {
                         position: reached - 1,
                         value: value.clone(),
-                    })
+                    };
+                    Op::Put(Entry { life, state })
                 }
                 _ => Op::Nop,
             });
@@ -387,8 +422,14 @@ impl<V: Weight> Drop for Placeholder<'_, V> {
         self.entries
             .entry_by_ref(&self.key)
             .and_compute_with(|entry| match entry.map(moka::Entry::into_value) {
-                Some(Entry::Pending { ticket, .. }) if ticket == self.ticket => Op::Remove,
+                Some(Entry {
+                    state: State::Pending { ticket, .. },
+                    ..
+                }) if ticket == self.ticket => Op::Remove,
                 _ => Op::Nop,
             });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -249,23 +249,21 @@ mod tests {
             if banner == 500 {
                 stop.cancel();
             }
-            if running.is_finished() {
+            if running.is_finished() || banner == 5_000 {
                 break;
             }
             tokio::task::yield_now().await;
         }
         running.await.unwrap();
         let mut appended = BTreeSet::new();
-        let mut refused = 0;
         while let Some(joined) = appends.join_next().await {
             match joined.unwrap() {
                 (banner, Ok(Some(_))) => assert!(appended.insert(banner)),
-                (_, Err(AppendError::NotWritten(_))) => refused += 1,
+                (banner, Err(AppendError::NotWritten(_))) => assert!(banner > 500),
                 (banner, other) => panic!("{banner}: {other:?}"),
             }
         }
-        assert!(appended.len() >= 400, "{}", appended.len());
-        assert!(refused > 0, "some came too late");
+        assert!(appended.len() > 500, "{}", appended.len());
         assert!(banners(&broker).into_iter().eq(appended));
         let late = begin(&lane, click(0)).err().expect("refused at once");
         assert!(matches!(late, Err(AppendError::NotWritten(_))), "{late:?}");

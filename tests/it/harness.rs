@@ -20,6 +20,7 @@ async fn a_world_has_topics_a_database_and_processes_of_its_own() {
     run.pause();
     run.resume();
     assert_eq!(run.get("/livez").await.status, 200);
+    world.must_be_what_the_log_says().await;
     run.terminate().await;
     let mut process = world.start(["process", "--only", "orders"]).await;
     process.kill();

@@ -7,5 +7,9 @@
     reason = "a program has no outside: pub is what its other files use"
 )]
 
+mod clicks;
 mod harness;
+mod orders;
+mod reference;
+mod samples;
 mod world;

@@ -1,6 +1,7 @@
 //! A world of its own for each test: topics under a prefix that nobody else has, an empty database, and the processes
 //! that the test starts. All of it goes when the test ends, however it ends.
 
+pub mod avro;
 pub mod http;
 pub mod log;
 pub mod process;
@@ -160,6 +161,8 @@ pub struct World {
     pub prefix: String,
     /// The name of its database.
     pub database: String,
+    /// For requests to the registry.
+    http: reqwest::Client,
     pool: PgPool,
     is_without_topics: bool,
 }
@@ -200,6 +203,7 @@ impl World {
         Self {
             prefix: format!("{}.", name.replace('_', "-")),
             database: name,
+            http: reqwest::Client::new(),
             pool,
             servers,
             is_without_topics: true,

@@ -63,14 +63,20 @@ impl Answer {
 }
 
 impl Process {
-    /// A request to this path, to be completed and given to [`Process::send`].
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    /// Where it listens, `host:port`.
+    pub fn address(&self) -> &str {
         let url = self
             .url
             .as_ref()
             .unwrap_or_else(|| panic!("{} does not listen", self.what));
+        url.strip_prefix("http://").unwrap()
+    }
+
+    /// A request to this path, to be completed and given to [`Process::send`].
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let address = self.address();
         self.http
-            .request(method, format!("{url}{path}"))
+            .request(method, format!("http://{address}{path}"))
             .timeout(PATIENCE)
     }
 
