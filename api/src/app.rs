@@ -9,6 +9,7 @@ use producers::{
     append::{Appender, Profile},
     lane::Lane,
     metrics::{AppendMetrics, Registry as MetricsRegistry},
+    topics::Checker,
     writer::EventWriter,
 };
 use projections::projection::prepare;
@@ -61,6 +62,8 @@ pub struct App {
     pub orders: Coherent<Bytes>,
     /// Where the log ends.
     pub log_ends: LogEnds,
+    /// Whether the broker answers and has the topics.
+    pub topics: Checker,
     /// What is counted.
     pub metrics: ApiMetrics,
     /// All counters of the process.
@@ -113,6 +116,7 @@ impl App {
                 metrics.orders.clone(),
             ),
             log_ends: LogEnds::new(&services.kafka)?,
+            topics: Checker::new(&services.kafka)?,
             metrics,
             registry,
             appender,

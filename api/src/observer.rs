@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use processors::status::Doing;
-use producers::{clock, topics};
+use producers::clock;
 use projections::{
     checkpoints::{self, Checkpoint},
     projection::{PROJECTIONS, live_generations},
@@ -26,9 +26,9 @@ pub async fn observe(app: Arc<App>) {
     }
 }
 
-async fn look_at_broker(app: &App) {
-    let kafka = app.services.kafka.clone();
-    let check = move || topics::check(&kafka, TOPICS);
+async fn look_at_broker(app: &Arc<App>) {
+    let asking = Arc::clone(app);
+    let check = move || asking.topics.check(TOPICS);
     let doing = match tokio::task::spawn_blocking(check).await {
         Ok(Ok(())) => Doing::Running,
         Ok(Err(error)) => Doing::Waiting(error.to_string()),

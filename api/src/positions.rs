@@ -131,7 +131,12 @@ impl LogEnds {
     pub async fn of(&self, topic: &str, partition: i32) -> Option<i64> {
         let consumer = Arc::clone(&self.0);
         let topic = topic.to_owned();
-        let ask = move || consumer.fetch_watermarks(&topic, partition, END_TIMEOUT);
+        let ask = move || {
+            let answer = consumer.fetch_watermarks(&topic, partition, END_TIMEOUT);
+            // What librdkafka says of the connection is of no interest here, but must not pile up.
+            while consumer.poll(Duration::ZERO).is_some() {}
+            answer
+        };
         let answer = tokio::task::spawn_blocking(ask).await.ok()?;
         answer.ok().map(|(_, end)| end)
     }

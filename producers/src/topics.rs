@@ -128,31 +128,50 @@ pub async fn describe(kafka: &Kafka, name: &str) -> Result<Option<Described>> {
     }))
 }
 
-/// Checks that the broker answers and has the topics of this prefix, so that a command can say so at once.
-///
-/// # Errors
-/// If the broker does not answer, or a topic is missing; each says what to do.
-pub fn check(kafka: &Kafka, topics: &[&Topic]) -> Result<()> {
-    let client: AdminClient<DefaultClientContext> = kafka.client().create()?;
-    let metadata = client
-        .inner()
-        .fetch_metadata(None, FIRST_ANSWER)
-        .with_context(|| no_broker(kafka))?;
-    for topic in topics {
-        let name = topic.full_name(&kafka.prefix);
-        let found = metadata.topics().iter().find(|found| found.name() == name);
-        let Some(found) = found else {
-            bail!("topic {name} does not exist: run `millrace topics apply`");
-        };
-        let partitions = usize::try_from(topic.partitions).expect("topics have partitions");
-        if found.partitions().len() != partitions {
-            bail!(
-                "topic {name} has {} partitions where {partitions} are needed: keys would lie elsewhere; use another prefix",
-                found.partitions().len()
-            );
-        }
+/// Asks the broker whether it has the topics of this installation.
+pub struct Checker {
+    client: AdminClient<DefaultClientContext>,
+    kafka: Kafka,
+}
+
+impl Checker {
+    /// A checker that keeps its connection; connects when first used.
+    ///
+    /// # Errors
+    /// If a client setting is not one of librdkafka's.
+    pub fn new(kafka: &Kafka) -> Result<Self> {
+        Ok(Self {
+            client: kafka.client().create()?,
+            kafka: kafka.clone(),
+        })
     }
-    Ok(())
+
+    /// Checks that the broker answers and has these topics. Blocks, for a bounded time.
+    ///
+    /// # Errors
+    /// If the broker does not answer, or a topic is missing; each says what to do.
+    pub fn check(&self, topics: &[&Topic]) -> Result<()> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(None, FIRST_ANSWER)
+            .with_context(|| no_broker(&self.kafka))?;
+        for topic in topics {
+            let name = topic.full_name(&self.kafka.prefix);
+            let found = metadata.topics().iter().find(|found| found.name() == name);
+            let Some(found) = found else {
+                bail!("topic {name} does not exist: run `millrace topics apply`");
+            };
+            let partitions = usize::try_from(topic.partitions).expect("topics have partitions");
+            if found.partitions().len() != partitions {
+                bail!(
+                    "topic {name} has {} partitions where {partitions} are needed: keys would lie elsewhere; use another prefix",
+                    found.partitions().len()
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 fn no_broker(kafka: &Kafka) -> String {

@@ -17,7 +17,7 @@ use producers::{
     emit::{self, Emitted},
     metrics::AppendMetrics,
     orders,
-    topics::check,
+    topics::Checker,
     writer::EventWriter,
 };
 use schemas::{
@@ -158,7 +158,7 @@ async fn send<E: Event>(
     let registry = connection.registry()?;
     {
         let kafka = kafka.clone();
-        tokio::task::spawn_blocking(move || check(&kafka, &[E::TOPIC])).await??;
+        tokio::task::spawn_blocking(move || Checker::new(&kafka)?.check(&[E::TOPIC])).await??;
     }
     let appender = Appender::new(&kafka, Profile::Bulk, AppendMetrics::default())?;
     let writer = EventWriter::<E>::new(Arc::new(appender), &kafka.prefix);

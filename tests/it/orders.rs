@@ -59,7 +59,7 @@ async fn any_text_and_any_number_comes_out_as_it_went_in() {
     let uid = "Ж&=%+\"'\\ 🛒 ?#/ü";
     let mut placed = order(uid);
     placed["date_created"] = json!("not a date,\tstill kept \u{2028}\u{7f}\u{1}");
-    placed["delivery"]["name"] = json!("اسم \u{feff}\u{202e} ‮ O'Neil; DROP TABLE orders;--");
+    placed["delivery"]["name"] = json!("اسم \u{feff}\u{202e} O'Neil; DROP TABLE orders;--");
     placed["sm_id"] = json!(i64::MIN);
     placed["payment"]["payment_dt"] = json!(-1);
     placed["payment"]["amount"] = json!(i64::MAX);
