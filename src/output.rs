@@ -32,7 +32,7 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
 /// Writes whole lines to stdout.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn lines(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -45,7 +45,7 @@ pub fn lines(text: &str) -> anyhow::Result<()> {
 /// Writes a value to stdout as one line of JSON.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string(value)?)
 }
@@ -85,7 +85,7 @@ pub fn align_right(table: &mut Table, columns: &[usize]) {
 /// Writes a table to stdout, without the blanks that fill its last column.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn print(table: &Table) -> anyhow::Result<()> {
     line(table.trim_fmt())
 }
