@@ -151,7 +151,8 @@ impl App {
             ..
         } = &self.services;
         while let Err(error) = prepare(database, &kafka.prefix).await {
-            status.set(TABLES, Doing::Waiting(error.to_string()));
+            let why = format!("Postgres at {}: {error}", database.address());
+            status.set(TABLES, Doing::Waiting(why));
             tokio::time::sleep(TRY_AGAIN).await;
         }
         status.set(TABLES, Doing::Running);

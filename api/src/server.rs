@@ -23,20 +23,27 @@ pub struct Listen {
     pub behind_proxy: bool,
 }
 
-/// Serves until `stop`; then answers what has come, and ends when the log has everything that was accepted.
+/// Takes the address, before anything else is started.
 ///
 /// # Errors
 /// If the address is taken or not allowed.
-pub async fn serve(app: Arc<App>, listen: &Listen, stop: CancellationToken) -> Result<()> {
+pub async fn bind(listen: &Listen) -> Result<TcpListener> {
     let address = listen.address;
     if !address.ip().is_loopback() && !listen.behind_proxy {
         bail!(
             "{address} is not a loopback address, and there is no authentication: put a proxy in front and say --behind-proxy"
         );
     }
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}: is another process there? MILLRACE_LISTEN sets another address"))?;
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another process there? MILLRACE_LISTEN sets another address")
+    })
+}
+
+/// Serves until `stop`; then answers what has come, and ends when the log has everything that was accepted.
+///
+/// # Errors
+/// If the listening socket fails.
+pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken) -> Result<()> {
     let background = Background::start(&app);
     info!(address = %listener.local_addr()?, "listening");
     let lane_stop = CancellationToken::new();

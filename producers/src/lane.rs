@@ -216,7 +216,7 @@ mod tests {
         let broker = MockBroker::start("clicks", 8);
         let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
         let accepted: Vec<_> = (0..WAITING_MAX as i64)
-            .map(|banner| begin(&lane, click(banner)).unwrap_or_else(|a| panic!("{a:?}")))
+            .map(|banner| begin(&lane, click(banner)).expect("accepted"))
             .collect();
         let refused = begin(&lane, click(0)).err().expect("refused at once");
         assert!(
@@ -276,7 +276,7 @@ mod tests {
         let mut running = Box::pin(Arc::clone(&lane).run(CancellationToken::new()));
         let mut context = Context::from_waker(Waker::noop());
         assert!(running.as_mut().poll(&mut context).is_pending());
-        let waiting = begin(&lane, click(1)).ok().expect("accepted");
+        let waiting = begin(&lane, click(1)).expect("accepted");
         drop(running);
         let answer = waiting.await;
         assert!(
@@ -290,13 +290,13 @@ mod tests {
     async fn an_invalid_event_fails_alone() {
         let broker = MockBroker::start("clicks", 8);
         let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
-        let first = begin(&lane, click(1)).ok().expect("accepted");
+        let first = begin(&lane, click(1)).expect("accepted");
         let refused = begin(&lane, click(-1)).err().expect("refused at once");
         assert!(
             matches!(refused, Err(AppendError::Invalid(_))),
             "{refused:?}"
         );
-        let second = begin(&lane, click(2)).ok().expect("accepted");
+        let second = begin(&lane, click(2)).expect("accepted");
         run(&lane).await;
         assert_eq!(first.await.unwrap(), second.await.unwrap());
         assert_eq!(banners(&broker), [1, 2]);
@@ -323,7 +323,7 @@ mod tests {
         let properties = [PATIENT, "queue.buffering.max.messages=100"];
         let lane = Arc::new(Lane::new(writer(&broker, &properties)));
         let appends: Vec<_> = (0..150)
-            .map(|banner| begin(&lane, click(banner)).ok().expect("accepted"))
+            .map(|banner| begin(&lane, click(banner)).expect("accepted"))
             .collect();
         let running = tokio::spawn({
             let lane = Arc::clone(&lane);
@@ -355,7 +355,7 @@ mod tests {
         }
         let lane = Arc::new(Lane::new(writer));
         let appends: Vec<_> = (1..20)
-            .map(|banner| begin(&lane, click(banner)).ok().expect("accepted"))
+            .map(|banner| begin(&lane, click(banner)).expect("accepted"))
             .collect();
         run(&lane).await;
         for answer in appends {

@@ -134,14 +134,24 @@ impl Event for OrderPlaced {
     }
 }
 
+/// What keeps a text from being the uid of an order; no order of such a uid is stored.
+pub fn uid_fault(uid: &str) -> Option<&'static str> {
+    if uid.trim().is_empty() {
+        return Some("must not be empty");
+    }
+    if uid.chars().count() > UID_CHARS_MAX {
+        return Some("must have at most 100 characters");
+    }
+    if uid.chars().any(char::is_control) {
+        return Some("must not have control characters");
+    }
+    None
+}
+
 impl OrderPlaced {
     fn check_head(&self, rules: &mut Rules) {
-        rules.present("order_uid", &self.order_uid);
-        if self.order_uid.chars().count() > UID_CHARS_MAX {
-            rules.fault("order_uid".into(), "must have at most 100 characters");
-        }
-        if self.order_uid.chars().any(char::is_control) {
-            rules.fault("order_uid".into(), "must not have control characters");
+        if let Some(message) = uid_fault(&self.order_uid) {
+            rules.fault("order_uid".into(), message);
         }
         rules.present("track_number", &self.track_number);
         for (field, text) in [

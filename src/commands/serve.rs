@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use api::{
     app::{App, Limits},
-    server::{Listen, serve},
+    server::{Listen, bind, serve},
 };
 use clap::{Args, builder::PossibleValuesParser};
 use processors::{
@@ -92,11 +92,12 @@ pub struct ProcessArgs {
 pub async fn run(connection: Connection, args: RunArgs) -> Result<()> {
     let services = services(&connection)?;
     let stop = stop_on_signal()?;
+    let listener = bind(&args.api.listen()).await?;
     // The folds go on while the API drains: whoever waits for them gets an answer.
     let stop_folds = CancellationToken::new();
     let app = args.api.app(services.clone())?;
     let folds = runtime::run(&[], &services, &stop_folds)?;
-    let served = serve(Arc::new(app), &args.api.listen(), stop).await;
+    let served = serve(Arc::new(app), listener, stop).await;
     stop_folds.cancel();
     folds.ended().await;
     served
@@ -106,8 +107,9 @@ pub async fn run(connection: Connection, args: RunArgs) -> Result<()> {
 pub async fn api(connection: Connection, args: ApiArgs) -> Result<()> {
     let services = services(&connection)?;
     let stop = stop_on_signal()?;
+    let listener = bind(&args.listen()).await?;
     let app = args.app(services)?;
-    serve(Arc::new(app), &args.listen(), stop).await
+    serve(Arc::new(app), listener, stop).await
 }
 
 /// Folds, until a signal.

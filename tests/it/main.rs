@@ -8,8 +8,12 @@
 )]
 
 mod clicks;
+mod cuts;
 mod harness;
+mod health;
+mod log;
 mod orders;
+mod positions;
 mod reference;
 mod samples;
 mod world;

@@ -190,20 +190,32 @@ impl World {
         servers.must_answer().await;
         let id = clock::event_id().simple().to_string();
         let name = format!("it_{name}_{}", &id[20..]);
+        let prefix = format!("{}.", name.replace('_', "-"));
+        Self::with_database(servers, name, prefix).await
+    }
+
+    /// Another database for the same topics. Processes of both share their consumer groups: run them one after the
+    /// other, and let this world end before the first.
+    pub async fn beside(&self) -> Self {
+        let name = format!("{}_beside", self.database);
+        Self::with_database(self.servers.clone(), name, self.prefix.clone()).await
+    }
+
+    async fn with_database(servers: Servers, database: String, prefix: String) -> Self {
         let mut admin = servers.postgres().await.unwrap();
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {database}")))
             .execute(&mut admin)
             .await
             .unwrap();
         admin.close().await.unwrap();
         let pool = PgPoolOptions::new()
             .max_connections(2)
-            .connect_lazy(&servers.database_url(&name))
+            .connect_lazy(&servers.database_url(&database))
             .unwrap();
         Self {
-            prefix: format!("{}.", name.replace('_', "-")),
-            database: name,
             http: reqwest::Client::new(),
+            prefix,
+            database,
             pool,
             servers,
             is_without_topics: true,
@@ -341,6 +353,27 @@ impl World {
             .ok()?;
         serde_json::from_str(row.get(0)).ok()
     }
+
+    /// Drops the topics, also those that the world did not make.
+    pub async fn drop_topics(&self) {
+        drop_topics(
+            &self.servers,
+            &["clicks", "orders"].map(|name| self.topic(name)),
+        )
+        .await;
+    }
+}
+
+/// As far as it goes.
+async fn drop_topics(servers: &Servers, topics: &[String]) {
+    let names: Vec<_> = topics.iter().map(String::as_str).collect();
+    let options = AdminOptions::new().request_timeout(Some(FIRST_ANSWER));
+    let _ = servers.admin().delete_topics(&names, &options).await;
+    let http = reqwest::Client::new();
+    for topic in topics {
+        let subject = format!("{}/subjects/{topic}-value", servers.registry_url);
+        let _ = http.delete(subject).timeout(FIRST_ANSWER).send().await;
+    }
 }
 
 impl Drop for World {
@@ -358,14 +391,7 @@ impl Drop for World {
                     .await;
             }
             if has_topics {
-                let names = topics.each_ref().map(String::as_str);
-                let options = AdminOptions::new().request_timeout(Some(FIRST_ANSWER));
-                let _ = servers.admin().delete_topics(&names, &options).await;
-                let http = reqwest::Client::new();
-                for topic in &topics {
-                    let subject = format!("{}/subjects/{topic}-value", servers.registry_url);
-                    let _ = http.delete(subject).timeout(FIRST_ANSWER).send().await;
-                }
+                drop_topics(&servers, &topics).await;
             }
         };
         let runtime = || {

@@ -152,8 +152,9 @@ async fn answer(
     }
     let query = StatsQuery {
         banner_id: parse_banner_id(banner_id)?,
-        from_minute: first_minute_from(from),
-        to_minute: first_minute_from(to),
+        // No click is older, and Postgres has no years before -4713.
+        from_minute: first_minute_from(from).max(0),
+        to_minute: first_minute_from(to).max(0),
         step,
         limit: STEPS_MAX + 1,
     };

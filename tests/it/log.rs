@@ -1,0 +1,334 @@
+//! What comes out of a log that others write to as well: repetitions, contradictions, junk, and records of other
+//! versions of the schema.
+
+use serde_json::{Value, json};
+
+use crate::{
+    reference::Refused,
+    samples::{click, model, order, with},
+    world::{Raw, World, avro::framed},
+};
+
+const UNKNOWN_ID: u32 = 987_654_321;
+
+/// Places of records and the reason of their dead letters, as the table has them.
+async fn dead_letters(world: &World, projection: &str) -> Vec<(i32, i64, String)> {
+    let query = format!(
+        r#"SELECT partition, "offset", reason FROM millrace.dead_letters
+           WHERE projection = '{projection}' ORDER BY 1, 2"#
+    );
+    let rows = world.sql(&query).await;
+    let place = |row: &Value| {
+        serde_json::from_value(json!([row["partition"], row["offset"], row["reason"]])).unwrap()
+    };
+    rows.iter().map(place).collect()
+}
+
+#[tokio::test]
+async fn an_order_that_comes_again_changes_nothing_and_another_of_its_uid_is_a_dead_letter() {
+    let world = World::new("again").await;
+    let writer = world.writer("orders").await;
+    let raw = |order: &Value| Raw::value(writer.value(order)).key("a");
+    let other = with(order("a"), "/items/0/brand", json!("Other"));
+    // Of one batch, and of several.
+    let places = world
+        .append_all(
+            "orders",
+            vec![raw(&order("a")), raw(&other), raw(&order("a"))],
+        )
+        .await;
+    let run = world.start(["run"]).await;
+    world.caught_up("orders").await;
+    let later = world
+        .append_all("orders", vec![raw(&order("a")), raw(&other)])
+        .await;
+    world.must_be_what_the_log_says().await;
+    let dead = |(partition, offset): (i32, i64)| (partition, offset, "order_exists".to_owned());
+    assert_eq!(
+        dead_letters(&world, "orders").await,
+        [dead(places[1]), dead(later[1])]
+    );
+    assert_eq!(run.get("/order?uid=a").await.json(), order("a"));
+    let rows = world.sql(r#"SELECT "offset" FROM orders.orders"#).await;
+    assert_eq!(rows[0]["offset"], places[0].1);
+}
+
+#[tokio::test]
+async fn bad_records_never_stop_the_good_ones_around_them() {
+    let world = World::new("poison").await;
+    let run = world.start(["run"]).await;
+    let writer = world.writer("orders").await;
+    let foreign = world.writer("clicks").await;
+    let valid = writer.value(&order("good"));
+    // The good order first, which tells the partition of its key.
+    let (home, _) = world
+        .append_raw("orders", Raw::value(valid.clone()).key("good"))
+        .await;
+    let raw = |value: Vec<u8>| Raw::value(value).key("good").into_partition(home);
+    let datum = writer.datum(&order("bad"));
+    let with_id = |id: u32| framed(id, &datum);
+    let invalid = |pointer: &str, value: Value| writer.value(&with(order("good"), pointer, value));
+    let mut wrong_magic = valid.clone();
+    wrong_magic[0] = 1;
+    let bad: Vec<(&str, Raw)> = vec![
+        ("no_value", Raw::no_value().key("good").into_partition(home)),
+        ("not_framed", raw(Vec::new())),
+        ("not_framed", raw(vec![0])),
+        ("not_framed", raw(vec![0, 0, 0, 1])),
+        ("not_framed", raw(wrong_magic)),
+        ("not_framed", raw(model().to_string().into_bytes())),
+        ("not_framed", raw(vec![0xff; 1_000_000])),
+        ("unknown_schema", raw(with_id(UNKNOWN_ID))),
+        ("unknown_schema", raw(with_id(u32::MAX))),
+        ("unknown_schema", raw(with_id(0))),
+        ("unknown_schema", raw(vec![0; 5])),
+        ("foreign_schema", raw(with_id(foreign.id))),
+        ("malformed", raw(valid[..valid.len() - 1].to_vec())),
+        ("malformed", raw(valid[..5].to_vec())),
+        ("malformed", raw([&valid[..], &[0]].concat())),
+        ("malformed", raw([&valid[..5], &[0xff; 64]].concat())),
+        // A text of 2^62 bytes, and one of a negative length.
+        (
+            "malformed",
+            raw(framed(
+                writer.id,
+                &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+            )),
+        ),
+        ("malformed", raw(framed(writer.id, &[0x01]))),
+        // A text that is not UTF-8.
+        (
+            "malformed",
+            raw(framed(
+                writer.id,
+                &[&[0x04, 0xc3, 0x28], &datum[..]].concat(),
+            )),
+        ),
+        ("malformed", raw(framed(writer.id, &vec![0x00; 1_000_000]))),
+        ("invalid", raw(invalid("/track_number", json!("")))),
+        ("invalid", raw(invalid("/order_uid", json!("")))),
+        ("invalid", raw(invalid("/items", json!([])))),
+        ("invalid", raw(invalid("/payment/amount", json!(-1)))),
+        (
+            "invalid",
+            raw(invalid("/payment/currency", json!("dollars"))),
+        ),
+        ("invalid", raw(invalid("/delivery/email", json!("nobody")))),
+        ("invalid", raw(invalid("/locale", json!("a\u{0}b")))),
+        ("wrong_key", raw(writer.value(&order("bad")))),
+        ("wrong_key", Raw::value(valid.clone()).into_partition(home)),
+        (
+            "wrong_key",
+            Raw::value(valid.clone()).key("").into_partition(home),
+        ),
+        (
+            "wrong_key",
+            Raw::value(valid.clone())
+                .key(&b"\xff\x00"[..])
+                .into_partition(home),
+        ),
+        (
+            "wrong_partition",
+            Raw::value(valid.clone())
+                .key("good")
+                .into_partition((home + 1) % 8),
+        ),
+    ];
+    let mut records = Vec::new();
+    let mut good = vec!["good".to_owned()];
+    for (n, (_, raw)) in bad.iter().enumerate() {
+        records.push(raw.clone());
+        // Spread over the partitions: enough that each bad record has good ones after it.
+        for copy in 0..4 {
+            let uid = format!("good-{n}-{copy}");
+            records.push(Raw::value(writer.value(&order(&uid))).key(uid.clone()));
+            good.push(uid);
+        }
+    }
+    let places = world.append_all("orders", records).await;
+    world.must_be_what_the_log_says().await;
+    let mut wanted: Vec<_> = bad
+        .iter()
+        .zip(places.iter().step_by(5))
+        .map(|((reason, _), (partition, offset))| (*partition, *offset, (*reason).to_owned()))
+        .collect();
+    wanted.sort();
+    assert_eq!(dead_letters(&world, "orders").await, wanted);
+    let rows = world.sql("SELECT count(*) FROM orders.orders").await;
+    assert_eq!(rows[0]["count"], good.len());
+    for uid in good.iter().step_by(9) {
+        assert_eq!(
+            run.get(&format!("/order?uid={uid}")).await.json(),
+            order(uid)
+        );
+    }
+    assert_eq!(run.get("/order?uid=bad").await.status, 404);
+    assert_eq!(run.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn bad_clicks_never_stop_the_good_ones_around_them() {
+    let world = World::new("junk").await;
+    let _run = world.start(["run"]).await;
+    let writer = world.writer("clicks").await;
+    let foreign = world.writer("orders").await;
+    let at = "2024-01-01T10:00:00Z";
+    let good = writer.value(&click(1, at));
+    let of = |banner: i64, received_at: i64| {
+        writer.value(&json!({"banner_id": banner, "received_at": received_at}))
+    };
+    let bad = [
+        ("no_value", None),
+        ("not_framed", Some(Vec::new())),
+        ("not_framed", Some(b"click".to_vec())),
+        ("not_framed", Some(vec![7; 1_000_000])),
+        ("unknown_schema", Some(framed(UNKNOWN_ID, &good[5..]))),
+        ("foreign_schema", Some(foreign.value(&model()))),
+        ("malformed", Some(good[..good.len() - 1].to_vec())),
+        ("malformed", Some([&good[..], b"x"].concat())),
+        ("malformed", Some(framed(writer.id, &[0xff; 12]))),
+        ("invalid", Some(of(-1, 0))),
+        ("invalid", Some(of(1, -1))),
+        ("invalid", Some(of(1, i64::MAX))),
+        ("invalid", Some(of(i64::MIN, i64::MIN))),
+    ];
+    let mut records = Vec::new();
+    for (_, value) in &bad {
+        let raw = value.clone().map_or_else(Raw::no_value, Raw::value);
+        records.push(raw.into_partition(2));
+        // A click needs no key, and may have one.
+        records.push(Raw::value(good.clone()).key("any").into_partition(2));
+    }
+    let places = world.append_all("clicks", records).await;
+    world.must_be_what_the_log_says().await;
+    let wanted: Vec<_> = bad
+        .iter()
+        .zip(places.iter().step_by(2))
+        .map(|((reason, _), (partition, offset))| (*partition, *offset, (*reason).to_owned()))
+        .collect();
+    assert_eq!(dead_letters(&world, "clicks").await, wanted);
+    let rows = world
+        .sql("SELECT sum(v)::bigint AS v FROM clicks.stats")
+        .await;
+    assert_eq!(rows[0]["v"], bad.len());
+}
+
+#[tokio::test]
+async fn a_valid_record_that_postgres_refuses_is_a_dead_letter_and_the_rest_goes_on() {
+    let world = World::new("refused").await;
+    let run = world.start(["run"]).await;
+    world
+        .execute("ALTER TABLE orders.orders ADD CHECK (track_number <> 'refused')")
+        .await;
+    let writer = world.writer("orders").await;
+    let raw = |order: &Value, uid: &str| Raw::value(writer.value(order)).key(uid);
+    let refused = with(order("refused"), "/track_number", json!("refused"));
+    let mut records = Vec::new();
+    for n in 0..300 {
+        let uid = format!("good-{n}");
+        records.push(raw(&order(&uid), &uid));
+        if n % 100 == 50 {
+            records.push(raw(&refused, "refused"));
+        }
+    }
+    // The uid is free: the refused ones left no trace.
+    records.push(raw(&order("refused"), "refused"));
+    let places = world.append_all("orders", records).await;
+    let of_refused: Refused = [places[51], places[152], places[253]].into();
+    world.must_be_what_the_log_says_but(&of_refused).await;
+    let letters = dead_letters(&world, "orders").await;
+    assert_eq!(letters.len(), 3);
+    assert!(
+        letters
+            .iter()
+            .all(|(_, _, reason)| reason == "not_storable"),
+        "{letters:?}"
+    );
+    assert_eq!(
+        run.get("/order?uid=good-299").await.json(),
+        order("good-299")
+    );
+    assert_eq!(run.get("/order?uid=refused").await.json(), order("refused"));
+}
+
+#[tokio::test]
+async fn records_of_another_version_of_the_schema_are_read_by_this_one() {
+    let world = World::new("versions").await;
+    let _run = world.start(["run"]).await;
+    let mut newer: Value =
+        serde_json::from_str(include_str!("../../schemas/avro/orders.avsc")).unwrap();
+    let fields = newer["fields"].as_array_mut().unwrap();
+    // Other order of the fields, one more with a default, other words of documentation.
+    fields.reverse();
+    fields.push(
+        json!({"name": "gift", "type": ["null", "string"], "default": null, "doc": "A card."}),
+    );
+    let newer = world.register("orders", &newer).await;
+    let current = world.writer("orders").await;
+    assert_eq!(newer.id, current.id, "the newest version");
+    let mut gift = order("gift");
+    gift["gift"] = json!("Happy birthday");
+    world
+        .append_raw("orders", Raw::value(newer.value(&gift)).key("gift"))
+        .await;
+
+    let mut clicks: Value =
+        serde_json::from_str(include_str!("../../schemas/avro/clicks.avsc")).unwrap();
+    clicks["fields"].as_array_mut().unwrap().insert(
+        0,
+        json!({"name": "campaign", "type": "string", "default": "none"}),
+    );
+    let newer = world.register("clicks", &clicks).await;
+    let mut click = click(4, "2024-01-01T10:00:00Z");
+    click["campaign"] = json!("spring");
+    world
+        .append_raw("clicks", Raw::value(newer.value(&click)).into_partition(7))
+        .await;
+
+    world.must_be_what_the_log_says().await;
+    assert_eq!(
+        world.sql("SELECT banner_id FROM clicks.stats").await,
+        [json!({"banner_id": 4})]
+    );
+    assert_eq!(
+        world.sql("SELECT order_uid FROM orders.orders").await,
+        [json!({"order_uid": "gift"})]
+    );
+    assert_eq!(
+        world.sql("SELECT * FROM millrace.dead_letters").await,
+        [] as [Value; 0]
+    );
+}
+
+#[tokio::test]
+async fn a_cache_keeps_to_the_same_rules_as_the_tables() {
+    let world = World::new("rules").await;
+    let run = world.start(["run"]).await;
+    let writer = world.writer("orders").await;
+    // Looked for first, so that the cache has an entry which the log then changes.
+    assert_eq!(run.get("/order?uid=a").await.status, 404);
+    let first = order("a");
+    let other = with(order("a"), "/locale", json!("ru"));
+    let invalid = with(order("a"), "/items", json!([]));
+    let raw = |order: &Value| Raw::value(writer.value(order)).key("a");
+    let (home, _) = world.append_raw("orders", raw(&invalid)).await;
+    world
+        .append_raw("orders", raw(&first).into_partition((home + 1) % 8))
+        .await;
+    world
+        .append_raw("orders", Raw::value(b"junk".to_vec()).key("a"))
+        .await;
+    let (_, offset) = world.append_raw("orders", Raw::no_value().key("a")).await;
+    let position = format!("{}/{home}@{offset}", world.topic("orders"));
+    run.get_at("/order?uid=a", &position)
+        .await
+        .problem(404, "not_found");
+    world.append_raw("orders", raw(&first)).await;
+    let (_, offset) = world.append_raw("orders", raw(&other)).await;
+    let position = format!("{}/{home}@{offset}", world.topic("orders"));
+    assert_eq!(run.get_at("/order?uid=a", &position).await.json(), first);
+    let (_, offset) = world.append_raw("orders", Raw::no_value().key("a")).await;
+    let position = format!("{}/{home}@{offset}", world.topic("orders"));
+    assert_eq!(run.get_at("/order?uid=a", &position).await.json(), first);
+    world.must_be_what_the_log_says().await;
+}
