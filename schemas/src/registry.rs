@@ -116,6 +116,10 @@ impl Registry {
     /// # Errors
     /// If the registry does not answer.
     pub async fn schema(&self, id: u32) -> Result<Option<String>, RegistryError> {
+        if i32::try_from(id).is_err() {
+            // Ids are Java's `int`: asked for a larger one, registries do not say that they have no such schema.
+            return Ok(None);
+        }
         let path = format!("/schemas/ids/{id}");
         match self.call(Method::GET, &path, None).await? {
             Ok(SchemaText { schema }) => Ok(Some(schema)),

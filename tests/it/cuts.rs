@@ -8,14 +8,15 @@ use crate::{
     world::{Process, Raw, World, eventually},
 };
 
-const ORDERS: usize = 20_000;
-const CLICKS: usize = 200_000;
+const ORDERS: usize = 10_000;
+const CLICKS: usize = 60_000;
 
 /// Orders and clicks, repetitions, contradictions and junk.
 async fn fill(world: &World) {
     let sample = ORDERS.to_string();
-    let emit = world.millrace(&["emit", "order", "--sample", &sample, "--seed", "5"], "");
-    let emitted = emit.await;
+    let emitted = world
+        .millrace(&["emit", "order", "--sample", &sample, "--seed", "5"], "")
+        .await;
     assert_eq!(emitted.status, 0, "{emitted:?}");
     for (banner, clicks) in [("1", CLICKS), ("2", CLICKS / 2)] {
         let count = clicks.to_string();

@@ -7,8 +7,10 @@
     reason = "a program has no outside: pub is what its other files use"
 )]
 
+mod cli;
 mod clicks;
 mod cuts;
+mod faults;
 mod harness;
 mod health;
 mod log;

@@ -11,7 +11,7 @@ use std::{env, net::ToSocketAddrs, process::Stdio, thread, time::Duration};
 use producers::clock;
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
 };
 use serde_json::Value;
@@ -352,6 +352,18 @@ impl World {
             .await
             .ok()?;
         serde_json::from_str(row.get(0)).ok()
+    }
+
+    /// Makes a topic that is not as it has to be.
+    pub async fn create_topic(&self, name: &str, partitions: i32) {
+        let name = self.topic(name);
+        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        let made = self
+            .servers
+            .admin()
+            .create_topics([&topic], &AdminOptions::new())
+            .await;
+        made.unwrap().remove(0).unwrap();
     }
 
     /// Drops the topics, also those that the world did not make.
