@@ -69,10 +69,11 @@ impl<E: Event> Lane<E> {
                 () = stop.cancelled() => true,
             };
             let permit = Arc::clone(&under_way).acquire_owned().await;
-            let batch = match &mut *self.waiting() {
-                waiting if stopping => waiting.take().unwrap_or_default(),
-                waiting => waiting.as_mut().map(std::mem::take).unwrap_or_default(),
-            };
+            let batch = self
+                .waiting()
+                .as_mut()
+                .map(std::mem::take)
+                .unwrap_or_default();
             if !batch.is_empty() {
                 let lane = Arc::clone(&self);
                 tokio::spawn(async move {

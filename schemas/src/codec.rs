@@ -32,8 +32,9 @@ use crate::{
     topics::subject,
 };
 
-/// The largest value of a record, in bytes, with its frame; Kafka's own default limit.
-pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// The largest value of a record, in bytes, with its frame: librdkafka's limit for a record (`message.max.bytes`,
+/// 1,000,000), less room for key and headers.
+pub const RECORD_BYTES_MAX: usize = 990_000;
 
 const MAGIC: u8 = 0;
 const FRAME_BYTES: usize = 5;
