@@ -2,9 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Result;
 use bytes::Bytes;
-use processors::{runtime::Services, status::Doing};
+use processors::{lag::Meter, runtime::Services, status::Doing};
 use producers::{
     append::{Appender, Profile},
     lane::Lane,
@@ -12,12 +11,16 @@ use producers::{
     topics::Checker,
     writer::EventWriter,
 };
-use projections::projection::prepare;
+use projections::{
+    db::Database,
+    projection::{PROJECTIONS, PrepareError, prepare},
+};
 use schemas::{
     clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::RegistryError,
     topics::Topic,
 };
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use crate::{
     cache::{Coherent, Weight},
@@ -29,6 +32,8 @@ use crate::{
 
 /// How long a query waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Long answers that are made at a time.
+const LONG_ANSWERS_MAX: usize = 2;
 /// Between attempts to do what has to be done at start.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Parts of the process, as `/readyz` names them.
@@ -60,6 +65,10 @@ pub struct App {
     pub order_writer: Arc<EventWriter<OrderPlaced>>,
     /// Orders that were read, as the JSON of their answer.
     pub orders: Coherent<Bytes>,
+    /// Lets few long answers be made at a time.
+    pub long_answers: Semaphore,
+    /// How far the projections are behind.
+    pub meter: Meter,
     /// Where the log ends.
     pub log_ends: LogEnds,
     /// Whether the broker answers and has the topics.
@@ -83,7 +92,7 @@ impl App {
     ///
     /// # Errors
     /// If a Kafka setting is not one of librdkafka's.
-    pub fn new(services: Services, limits: Limits) -> Result<Self> {
+    pub fn new(services: Services, limits: Limits) -> anyhow::Result<Self> {
         let metrics = ApiMetrics::default();
         let append_metrics = AppendMetrics::default();
         let mut registry = MetricsRegistry::with_prefix("millrace");
@@ -115,6 +124,8 @@ impl App {
                 limits.cache_bytes_max,
                 metrics.orders.clone(),
             ),
+            long_answers: Semaphore::new(LONG_ANSWERS_MAX),
+            meter: Meter::new(&services.kafka)?,
             log_ends: LogEnds::new(&services.kafka)?,
             topics: Checker::new(&services.kafka)?,
             metrics,
@@ -150,7 +161,7 @@ impl App {
             status,
             ..
         } = &self.services;
-        while let Err(error) = prepare(database, &kafka.prefix).await {
+        while let Err(error) = try_prepare(database, &kafka.prefix).await {
             let why = format!("Postgres at {}: {error}", database.address());
             status.set(TABLES, Doing::Waiting(why));
             tokio::time::sleep(TRY_AGAIN).await;
@@ -169,4 +180,15 @@ impl App {
     pub fn topic(&self, topic: &Topic) -> String {
         topic.full_name(&self.services.kafka.prefix)
     }
+}
+
+/// Makes the tables if there are none, and sees that those that are there belong to this build and these topics.
+async fn try_prepare(database: &Database, prefix: &str) -> Result<(), PrepareError> {
+    prepare(database, prefix).await?;
+    let mut connection = database.connect().await?;
+    for projection in PROJECTIONS {
+        let topic = format!("{prefix}{}", projection.name);
+        projection.live(&mut connection, &topic).await?;
+    }
+    Ok(())
 }

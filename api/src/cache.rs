@@ -103,6 +103,8 @@ pub struct Wanted<'a> {
     pub next_offset: i64,
     /// Until when somebody waits.
     pub deadline: Instant,
+    /// Whether it is worth reading again until the answer can be kept.
+    pub read_again: bool,
 }
 
 impl<V: Weight> Coherent<V> {
@@ -213,7 +215,7 @@ impl<V: Weight> Coherent<V> {
                     Kept::Needs(checkpoint) => keepable_from = checkpoint,
                 }
             }
-            let may_go = keepable_from == UNKNOWN || Instant::now() >= keepable_until;
+            let may_go = begun == UNKNOWN || !wanted.read_again || Instant::now() >= keepable_until;
             if reached >= wanted.next_offset && may_go {
                 placeholder.tell(Ok((value.clone(), reached)));
                 return Ok(value);

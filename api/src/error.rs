@@ -65,7 +65,7 @@ impl ApiError {
         )
     }
 
-    /// 408: the request took too long to come or to answer.
+    /// 503: the request took too long to come or to answer.
     pub fn timeout() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -108,7 +108,7 @@ impl ApiError {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            "an error on our side; the log has it",
+            "an error on our side; the server's own messages tell more",
         )
     }
 
@@ -155,7 +155,7 @@ impl From<AppendError> for ApiError {
 impl From<GetError> for ApiError {
     fn from(error: GetError) -> Self {
         match error {
-            GetError::Late => Self::not_caught_up(),
+            GetError::Late => Self::no_database(),
             GetError::Postgres(error) => Self::from_sqlx(&error),
         }
     }

@@ -1,5 +1,7 @@
 //! What the API counts, and the text of `/metrics`.
 
+use std::sync::atomic::AtomicU64;
+
 use processors::status::OfPartition;
 use producers::metrics::{Counter, Family, Gauge, Registry, encode};
 
@@ -23,8 +25,8 @@ pub struct ApiMetrics {
     pub orders: CacheMetrics,
     /// Records that a projection has yet to apply.
     pub lag_records: Family<OfPartition, Gauge>,
-    /// Age of what a projection has yet to apply, in whole seconds.
-    pub lag_seconds: Family<OfPartition, Gauge>,
+    /// Age of the oldest record that a projection has yet to apply, in seconds.
+    pub lag_seconds: Family<OfPartition, Gauge<f64, AtomicU64>>,
     /// The generation that is live.
     pub generation: Family<[(&'static str, String); 1], Gauge>,
 }
@@ -61,7 +63,7 @@ impl ApiMetrics {
         );
         registry.register(
             "projection_lag_seconds",
-            "Time since the newest applied record, where records wait",
+            "Age of the oldest record that a projection has yet to apply",
             self.lag_seconds.clone(),
         );
         registry.register(

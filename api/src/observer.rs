@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use processors::status::Doing;
-use producers::clock;
-use projections::{
-    checkpoints::{self, Checkpoint},
-    projection::{PROJECTIONS, live_generations},
+use processors::{
+    lag::{Lag, next_offsets},
+    status::Doing,
 };
+use producers::clock;
+use projections::projection::live_generations;
 use schemas::topics::TOPICS;
 
 use crate::app::App;
@@ -15,6 +15,8 @@ use crate::app::App;
 /// Parts of the process, as `/readyz` names them.
 pub(crate) const BROKER: &str = "broker";
 pub(crate) const DATABASE: &str = "database";
+/// How long a look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 const EVERY: Duration = Duration::from_secs(2);
 
 /// Observes for as long as it is polled.
@@ -37,8 +39,9 @@ async fn look_at_broker(app: &Arc<App>) {
     app.services.status.set(BROKER, doing);
 }
 
-async fn look_at_projections(app: &App) {
-    let doing = match try_look_at_projections(app).await {
+async fn look_at_projections(app: &Arc<App>) {
+    let looked = tokio::time::timeout(LOOK_TIMEOUT, try_look_at_projections(app)).await;
+    let doing = match looked.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
         Ok(()) => Doing::Running,
         Err(error) => {
             let address = app.services.database.address();
@@ -48,39 +51,42 @@ async fn look_at_projections(app: &App) {
     app.services.status.set(DATABASE, doing);
 }
 
-async fn try_look_at_projections(app: &App) -> sqlx::Result<()> {
-    for projection in PROJECTIONS {
-        let found = checkpoints::live(&app.pool, projection.name).await?;
-        look_at_lag(app, projection.name, &found).await;
-    }
-    for (projection, generation) in live_generations(&app.pool).await? {
+async fn try_look_at_projections(app: &Arc<App>) -> sqlx::Result<()> {
+    let mut connection = app.pool.acquire().await?;
+    let offsets = next_offsets(&mut connection).await?;
+    let generations = live_generations(&mut *connection).await?;
+    drop(connection);
+    for (projection, generation) in generations {
         let label = [("projection", projection)];
-        app.metrics
-            .generation
-            .get_or_create(&label)
-            .set(i64::from(generation));
+        let gauge = app.metrics.generation.get_or_create(&label).clone();
+        gauge.set(i64::from(generation));
+    }
+    for (projection, next_offsets) in offsets {
+        let measuring = Arc::clone(app);
+        let measure = move || {
+            measuring
+                .meter
+                .measure(projection, &next_offsets, clock::now_ms())
+        };
+        if let Ok(Ok(lags)) = tokio::task::spawn_blocking(measure).await {
+            lags.iter().for_each(|lag| show_lag(app, lag));
+        }
     }
     Ok(())
 }
 
-async fn look_at_lag(app: &App, projection: &'static str, checkpoints: &[Checkpoint]) {
-    let topic = format!("{}{projection}", app.services.kafka.prefix);
-    let now_ms = clock::now_ms();
-    for checkpoint in checkpoints {
-        let Some(end) = app.log_ends.of(&topic, checkpoint.partition).await else {
-            return;
-        };
-        let records = (end - checkpoint.next_offset).max(0);
-        let behind_ms = checkpoint.record_at_ms.map_or(0, |at| (now_ms - at).max(0));
-        let seconds = if records == 0 { 0 } else { behind_ms / 1_000 };
-        let label = || {
-            let partition = checkpoint.partition.to_string();
-            [
-                ("projection", projection.to_owned()),
-                ("partition", partition),
-            ]
-        };
-        app.metrics.lag_records.get_or_create(&label()).set(records);
-        app.metrics.lag_seconds.get_or_create(&label()).set(seconds);
-    }
+fn show_lag(app: &App, lag: &Lag) {
+    let partition = lag.partition.to_string();
+    let label = [
+        ("projection", lag.projection.to_owned()),
+        ("partition", partition),
+    ];
+    app.metrics
+        .lag_records
+        .get_or_create(&label)
+        .set(lag.records);
+    app.metrics
+        .lag_seconds
+        .get_or_create(&label)
+        .set(lag.seconds);
 }

@@ -14,7 +14,7 @@ use schemas::{
     position::{Position, parse_list},
     topics::{TOPICS, Topic},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{app::App, error::ApiError};
 
@@ -23,6 +23,8 @@ pub static POSITION: HeaderName = HeaderName::from_static("millrace-position");
 /// What a read has to reflect.
 pub static MIN_POSITION: HeaderName = HeaderName::from_static("millrace-min-position");
 
+/// More partitions than all topics have.
+const POSITIONS_MAX: usize = 256;
 /// How long the broker may take to say where a log ends.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -34,13 +36,26 @@ impl FromRequestParts<Arc<App>> for MinPositions {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let mut positions = Vec::new();
+        let mut positions: Vec<Position> = Vec::new();
         for value in parts.headers.get_all(&MIN_POSITION) {
             let text = value
                 .to_str()
                 .map_err(|_| ApiError::bad_request("Millrace-Min-Position is not text"))?;
             let list = parse_list(text).map_err(|e| ApiError::bad_request(e.to_string()))?;
-            positions.extend(list);
+            for position in list {
+                // The largest of a partition is all that matters; so there are as many as partitions at most.
+                let is_same = |known: &&mut Position| {
+                    known.partition == position.partition && known.topic == position.topic
+                };
+                if let Some(known) = positions.iter_mut().find(is_same) {
+                    known.offset = known.offset.max(position.offset);
+                    continue;
+                }
+                if positions.len() == POSITIONS_MAX {
+                    return Err(ApiError::bad_request("Millrace-Min-Position: too many"));
+                }
+                positions.push(position);
+            }
         }
         for position in &positions {
             let known = TOPICS
@@ -90,7 +105,7 @@ impl App {
         if progress.has_reached(places) {
             return Ok(());
         }
-        self.within_log(topic, places).await?;
+        self.within_log(topic, places, deadline).await?;
         if progress.reached(places, deadline).await {
             return Ok(());
         }
@@ -101,11 +116,19 @@ impl App {
     ///
     /// # Errors
     /// 400.
-    pub async fn within_log(&self, topic: &Topic, places: &[(i32, i64)]) -> Result<(), ApiError> {
+    pub async fn within_log(
+        &self,
+        topic: &Topic,
+        places: &[(i32, i64)],
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
         let name = self.topic(topic);
         for &(partition, offset) in places {
-            let end = self.log_ends.of(&name, partition).await;
-            if end.is_some_and(|end| offset >= end) {
+            let asked = timeout_at(deadline, self.log_ends.of(&name, partition)).await;
+            let Ok(Some(end)) = asked else {
+                return Ok(());
+            };
+            if offset >= end {
                 return Err(ApiError::bad_request(format!(
                     "Millrace-Min-Position: {name}/{partition} has no offset {offset}"
                 )));

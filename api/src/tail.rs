@@ -12,7 +12,10 @@ use processors::{
 use rdkafka::consumer::Consumer as _;
 use schemas::{codec::Decoder, codec::LearnError, event::Event, orders::OrderPlaced};
 
-use crate::{app::App, routes::orders};
+use crate::{
+    app::App,
+    routes::orders::{self, Patience},
+};
 
 /// The newest records of each partition, whose keys are read ahead at start.
 const WARM_RECORDS: i64 = 500;
@@ -31,7 +34,18 @@ pub async fn follow_orders(app: Arc<App>) {
         warm: Vec::new(),
         app,
     };
+    let _guard = Guard(Arc::clone(&tail.app));
     tail.run().await;
+}
+
+/// A tail that panics must not leave behind what it does not keep fresh.
+struct Guard(Arc<App>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.services.status.guard(PART));
+        self.0.orders.stop();
+    }
 }
 
 struct Tail {
@@ -138,14 +152,13 @@ impl Tail {
                 Err(Failure::NotLearned(id)) => {
                     let registry = &self.app.services.registry;
                     match self.decoder.learn(registry, id).await {
-                        Ok(_) => {}
+                        Ok(_) => self.doing(Doing::Running),
                         Err(LearnError::Registry(error)) => {
                             self.doing(Doing::Waiting(error.to_string()));
                             tokio::time::sleep(RETRY).await;
                         }
                         Err(error) => return Err(End::Halted(error.to_string())),
                     }
-                    self.doing(Doing::Running);
                 }
             }
         }
@@ -160,7 +173,10 @@ impl Tail {
             uids.dedup();
             for uid in uids {
                 // If Postgres is away, there is nothing to read ahead; requests will say so.
-                if orders::find(&app, &uid, &[]).await.is_err() {
+                if orders::find(&app, &uid, &[], Patience::Courtesy)
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -17,6 +17,11 @@ pub struct Alarm {
 }
 
 impl Alarm {
+    /// Forgets everything, as when other partitions are assigned; gives the partitions that were watched.
+    pub fn reset(&mut self) -> impl Iterator<Item = i32> {
+        std::mem::take(&mut self.recent).into_keys()
+    }
+
     /// Notes a batch; says of each of its partitions whether there is a flood.
     pub fn note(&mut self, spans: &[Span], letters: &[DeadLetter]) -> Vec<(i32, bool)> {
         for letter in letters {

@@ -34,8 +34,12 @@ const CHANNEL_BATCHES: usize = 2;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How long the channel may be full before partitions are paused.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often a full channel is tried again.
-const RETRY: Duration = Duration::from_micros(500);
+/// How often a full channel is tried again. rdkafka waits in whole milliseconds, and spins for less.
+const RETRY: Duration = Duration::from_millis(1);
+/// The end of the year 9999: a writer may stamp its records with anything, and Postgres has no times far beyond.
+const TIME_MS_MAX: i64 = 253_402_300_799_999;
+/// How long a poll waits while a batch finds the channel full.
+const FULL: Duration = Duration::from_millis(5);
 /// How long a poll waits when there is nothing to do.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 
@@ -120,6 +124,7 @@ impl Consumer {
                 commands: received,
                 batch: Batch::default(),
                 since: None,
+                has_started: false,
                 stopping: false,
             };
             reader.run();
@@ -188,6 +193,9 @@ fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
         )
         .set("auto.offset.reset", "error")
         .set("check.crcs", "true")
+        // Whatever passes through: with the others, partitions are not assigned the way this consumer does it.
+        .set("partition.assignment.strategy", "range")
+        .set("group.protocol", "classic")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.queue.backoff.ms", "5")
         .set("queued.min.messages", "50000")
@@ -283,6 +291,8 @@ struct Reader {
     batch: Batch,
     /// When the first record of the batch came.
     since: Option<Instant>,
+    /// Partitions were assigned, and the owner was not told yet.
+    has_started: bool,
     stopping: bool,
 }
 
@@ -295,8 +305,13 @@ impl Reader {
         while !self.stopping {
             self.obey();
             let wait = self.since.map_or(IDLE_POLL, |since| {
+                let left = self.reading.batch_age.saturating_sub(since.elapsed());
                 // A batch that is due and still here waits for room in the channel.
-                RETRY.max(self.reading.batch_age.saturating_sub(since.elapsed()))
+                if left.is_zero() {
+                    FULL
+                } else {
+                    left.max(RETRY)
+                }
             });
             if let Err(end) = self.poll(wait).and_then(|()| self.hand_over()) {
                 self.end(end);
@@ -355,10 +370,7 @@ impl Reader {
         }
         if state.epoch != self.batch.epoch {
             self.batch = Batch::of_epoch(state.epoch);
-            if std::mem::take(&mut state.is_new) {
-                // With a full channel, the owner is at work already.
-                let _ = self.sender.try_send(Delivered::Started);
-            }
+            self.has_started |= std::mem::take(&mut state.is_new);
             self.since = None;
         }
         match polled {
@@ -379,7 +391,11 @@ impl Reader {
                 let raw = Raw {
                     partition: message.partition(),
                     offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+                    timestamp_ms: message
+                        .timestamp()
+                        .to_millis()
+                        .unwrap_or(0)
+                        .clamp(0, TIME_MS_MAX),
                     key: message.key(),
                     value: message.payload(),
                 };
@@ -434,6 +450,7 @@ impl Reader {
     /// Hands the batch over once it is old or large enough. While the channel is full a batch grows; a full batch
     /// waits.
     fn hand_over(&mut self) -> Result<(), Delivered> {
+        self.say_started();
         let Some(since) = self.since else {
             return Ok(());
         };
@@ -454,6 +471,14 @@ impl Reader {
             }
         }
         self.wait_paused()
+    }
+
+    /// With a full channel it is said later: until then the owner works off what is out of date.
+    fn say_started(&mut self) {
+        if self.has_started {
+            let told = self.sender.try_send(Delivered::Started);
+            self.has_started = matches!(told, Err(mpsc::error::TrySendError::Full(_)));
+        }
     }
 
     /// Waits for room with partitions paused, so that polling can go on: rebalances must be answered.

@@ -1,5 +1,4 @@
-//! From the bytes of a record to a valid event, or the reason why it is none. The fold and the caches of the API go
-//! by the same rules.
+//! From the bytes of a record to a valid event, or the reason why it is none; for the fold and for the caches of the API.
 
 use producers::partition::of_key;
 use projections::dead_letters::DeadLetter;

@@ -2,33 +2,30 @@
 //! checkpoints, then the rows, then the commit; the watermark is announced after it. Whatever goes wrong, the stored
 //! checkpoint says where to go on.
 
+mod reading;
+mod step;
+
 use std::{sync::Arc, thread, time::Duration};
 
 use producers::{clock, kafka::Kafka, metrics::Registry as MetricsRegistry};
 use projections::{
     checkpoints::{self, AdvanceError},
-    db::{Database, is_transient},
-    dead_letters::{self, DeadLetter},
-    projection::{Changes as _, Generation, PrepareError, prepare},
-    schema_ids,
+    db::{Database, is_of_the_data, is_unprepared},
+    dead_letters::DeadLetter,
+    projection::{Generation, PrepareError, prepare},
 };
 use rand::RngExt;
-use schemas::{
-    codec::{Decoder, LearnError},
-    event::Event,
-    registry::Registry,
-    topics::subject,
-};
-use sqlx::{Connection, PgConnection};
+use schemas::{codec::Decoder, event::Event, registry::Registry};
+use sqlx::PgConnection;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::step::StepError;
 use crate::{
     alarm::Alarm,
     clicks::Clicks,
     consumer::{Consumer, Delivered, Partitions, Reading, Start},
-    fold::{Fold, Folded},
-    interpret::{Failure, Rejected, interpret},
+    fold::Fold,
     orders::Orders,
     record::{Batch, Record},
     status::{Doing, FoldMetrics, OfProjection, Status},
@@ -48,6 +45,11 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How long the checkpoints may take to read while Kafka waits for the end of a rebalance.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// What Postgres is given on this side, where its own limits do not reach: the connection may have died unnoticed.
+const STEP_TIMEOUT: Duration = Duration::from_secs(40);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most dead letters of a batch that are logged one by one.
+const LOGGED_MAX: usize = 10;
 /// After a lost batch, how long at most the assignment may take to settle.
 const SETTLE_MAX_MS: u64 = 500;
 
@@ -121,6 +123,7 @@ fn part(projection: &str) -> String {
 }
 
 fn run_fold<F: Fold>(services: Services, stop: &CancellationToken) {
+    let _guard = services.status.guard(part(F::PROJECTION.name));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -162,17 +165,6 @@ struct Runner<F: Fold> {
 /// What ends the work of a fold for good: what to do, in words.
 struct Halt(String);
 
-/// Why a batch was not applied.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    /// Somebody else applied it, or another generation is live now.
-    #[error(transparent)]
-    Lost(AdvanceError),
-    /// Postgres.
-    #[error(transparent)]
-    Postgres(#[from] sqlx::Error),
-}
-
 /// A batch with its events read.
 struct Read<E> {
     batch: Batch,
@@ -213,13 +205,15 @@ impl<F: Fold> Runner<F> {
             self.consume().await?;
             while let Some(delivered) = self.next().await {
                 match delivered {
-                    Delivered::Started => self.doing(Doing::Running),
+                    Delivered::Started => self.started(),
                     Delivered::Batch(batch) => self.apply(batch).await?,
                     // Goes on by itself; whether the broker is well is watched elsewhere.
                     Delivered::Trouble(what) => tracing::warn!(part = self.part, what),
                     Delivered::Halted(why) => return Err(Halt(why)),
                     Delivered::Broken(why) => {
                         self.doing(Doing::Waiting(why));
+                        // It may have been Postgres, or another generation: both are looked for again.
+                        self.connection = None;
                         break;
                     }
                 }
@@ -242,9 +236,13 @@ impl<F: Fold> Runner<F> {
     async fn connect(&mut self) -> Result<(), Halt> {
         let mut pause = RETRY_FIRST;
         while self.connection.is_none() {
-            match self.try_connect().await {
+            match within(CONNECT_TIMEOUT, self.try_connect()).await {
                 Ok(connection) => self.connection = Some(connection),
                 Err(PrepareError::Postgres(error)) => {
+                    if is_unprepared(&error) {
+                        // The database was made anew: its tables have to be, too.
+                        self.generation = None;
+                    }
                     let address = self.services.database.address();
                     let why = format!("Postgres at {address}: {error}");
                     self.doing(Doing::Waiting(why));
@@ -330,7 +328,7 @@ impl<F: Fold> Runner<F> {
         while self.is_current(&read.batch) {
             self.connect().await?;
             let started = Instant::now();
-            match self.step(&read, one_by_one).await {
+            match within(STEP_TIMEOUT, self.step(&read, one_by_one)).await {
                 Ok(letters) => {
                     self.committed(&read, &letters, started);
                     return Ok(());
@@ -344,7 +342,7 @@ impl<F: Fold> Runner<F> {
                     self.services.watermarks.of(F::PROJECTION).forget();
                     self.doing(Doing::Waiting(format!("Postgres: {error}")));
                     // An error that will not pass lies in a record: then each is tried alone.
-                    one_by_one = !is_transient(&error);
+                    one_by_one = is_of_the_data(&error);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }
@@ -357,42 +355,6 @@ impl<F: Fold> Runner<F> {
         self.consumer
             .as_ref()
             .is_some_and(|consumer| consumer.is_current(batch))
-    }
-
-    /// One transaction: checkpoints, rows, dead letters, commit.
-    async fn step(
-        &mut self,
-        read: &Read<F::Event>,
-        one_by_one: bool,
-    ) -> Result<Vec<DeadLetter>, StepError> {
-        let (Some(connection), Some(generation)) = (&mut self.connection, &self.generation) else {
-            return Err(sqlx::Error::WorkerCrashed.into());
-        };
-        let mut transaction = connection.begin().await?;
-        checkpoints::advance(&mut transaction, generation, &self.topic, &read.batch.spans)
-            .await
-            .map_err(|error| match error {
-                AdvanceError::Postgres(error) => StepError::Postgres(error),
-                lost => StepError::Lost(lost),
-            })?;
-        let mut letters = read.rejected.clone();
-        if one_by_one {
-            for record in &read.records {
-                letters.extend(fold_alone::<F>(&mut transaction, record).await?);
-            }
-        } else {
-            letters.extend(fold_into::<F>(&mut transaction, &read.records).await?);
-        }
-        dead_letters::store(
-            &mut transaction,
-            F::PROJECTION,
-            generation,
-            &self.topic,
-            &letters,
-        )
-        .await?;
-        transaction.commit().await?;
-        Ok(letters)
     }
 
     fn committed(&mut self, read: &Read<F::Event>, letters: &[DeadLetter], started: Instant) {
@@ -421,7 +383,7 @@ impl<F: Fold> Runner<F> {
             .apply_seconds
             .get_or_create(&self.label)
             .observe(took);
-        for letter in letters {
+        for letter in letters.iter().take(LOGGED_MAX) {
             tracing::warn!(
                 topic = self.topic,
                 partition = letter.partition,
@@ -430,19 +392,40 @@ impl<F: Fold> Runner<F> {
                 error = letter.error,
                 "sent a record to the dead letters"
             );
+        }
+        if letters.len() > LOGGED_MAX {
+            let more = letters.len() - LOGGED_MAX;
+            tracing::warn!(
+                topic = self.topic,
+                more,
+                "sent more records to the dead letters"
+            );
+        }
+        for letter in letters {
             let [projection] = self.label;
             let label = [projection, ("reason", letter.reason)];
             metrics.dead_letters.get_or_create(&label).inc();
         }
         for (partition, is_flood) in self.alarm.note(&read.batch.spans, letters) {
-            let name = F::PROJECTION.name.to_owned();
-            let label = [("projection", name), ("partition", partition.to_string())];
-            metrics
-                .dead_letter_alarm
-                .get_or_create(&label)
-                .set(i64::from(is_flood));
+            self.show_alarm(partition, is_flood);
         }
         self.doing(Doing::Running);
+    }
+
+    /// Other partitions may be ours now: what was known of the old ones is somebody else's.
+    fn started(&mut self) {
+        let watched: Vec<_> = self.alarm.reset().collect();
+        for partition in watched {
+            self.show_alarm(partition, false);
+        }
+        self.doing(Doing::Running);
+    }
+
+    fn show_alarm(&self, partition: i32, is_flood: bool) {
+        let name = F::PROJECTION.name.to_owned();
+        let label = [("projection", name), ("partition", partition.to_string())];
+        let alarm = &self.services.metrics.dead_letter_alarm;
+        alarm.get_or_create(&label).set(i64::from(is_flood));
     }
 
     /// Somebody else was here: lets the assignment settle, then reads from the stored checkpoints.
@@ -457,119 +440,17 @@ impl<F: Fold> Runner<F> {
             consumer.restart();
         }
     }
-
-    /// Reads the events of a batch; learns schema ids that are new, however long the registry is away.
-    async fn read(&mut self, batch: Batch) -> Result<Read<F::Event>, Halt> {
-        let mut records = Vec::with_capacity(batch.len());
-        let mut rejected = Vec::new();
-        for raw in batch.iter() {
-            loop {
-                match interpret(&self.decoder, &raw) {
-                    Ok(record) => records.push(record),
-                    Err(Failure::Rejected(fault)) => rejected.push(fault.into_letter(&raw)),
-                    Err(Failure::NotLearned(id)) => {
-                        self.learn(id).await?;
-                        continue;
-                    }
-                }
-                break;
-            }
-        }
-        Ok(Read {
-            batch,
-            records,
-            rejected,
-        })
-    }
-
-    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match self.decoder.learn(&self.services.registry, id).await {
-                Ok(fingerprint) => return self.remember(id, &fingerprint).await,
-                Err(LearnError::Registry(error)) => {
-                    self.doing(Doing::Waiting(chain(&error)));
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-                Err(error @ LearnError::NewerBuildNeeded { .. }) => {
-                    return Err(Halt(error.to_string()));
-                }
-            }
-        }
-    }
-
-    /// Compares what the registry says of an id with what it said when the id was first met.
-    async fn remember(&mut self, id: u32, fingerprint: &str) -> Result<(), Halt> {
-        let subject = subject(&self.topic);
-        let mut pause = RETRY_FIRST;
-        loop {
-            self.connect().await?;
-            let Some(connection) = &mut self.connection else {
-                continue;
-            };
-            match schema_ids::first_met(connection, &subject, id, fingerprint).await {
-                Ok(known) if known == fingerprint => return Ok(()),
-                Ok(known) => {
-                    return Err(Halt(format!(
-                        "schema id {id} of {subject} has fingerprint {fingerprint} and had {known}: the registry lost its data or is another one; point MILLRACE_REGISTRY_URL at the one that wrote this log"
-                    )));
-                }
-                Err(error) => {
-                    self.connection = None;
-                    self.doing(Doing::Waiting(format!("Postgres: {error}")));
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-            }
-        }
-    }
 }
 
-/// Loads, folds and writes; gives the records that contradict what is there.
-async fn fold_into<F: Fold>(
-    transaction: &mut PgConnection,
-    records: &[Record<F::Event>],
-) -> sqlx::Result<Vec<DeadLetter>> {
-    if records.is_empty() {
-        return Ok(Vec::new());
-    }
-    let prior = F::load(transaction, records).await?;
-    let Folded {
-        changes,
-        dead_letters,
-    } = F::fold(&prior, records);
-    changes.apply(transaction).await?;
-    Ok(dead_letters)
-}
-
-/// Folds one record within a savepoint; if Postgres cannot store it, it becomes a dead letter.
-async fn fold_alone<F: Fold>(
-    transaction: &mut PgConnection,
-    record: &Record<F::Event>,
-) -> sqlx::Result<Vec<DeadLetter>> {
-    let mut savepoint = transaction.begin().await?;
-    match fold_into::<F>(&mut savepoint, std::slice::from_ref(record)).await {
-        Ok(letters) => {
-            savepoint.commit().await?;
-            Ok(letters)
-        }
-        Err(error) if is_transient(&error) => Err(error),
-        Err(error) => {
-            savepoint.rollback().await?;
-            let fault = Rejected {
-                reason: "not_storable",
-                error: error.to_string(),
-            };
-            Ok(vec![DeadLetter {
-                partition: record.partition,
-                offset: record.offset,
-                reason: fault.reason,
-                error: fault.error,
-                record_at_ms: record.timestamp_ms,
-            }])
-        }
-    }
+/// Bounds a talk with Postgres on this side.
+async fn within<T, E: From<sqlx::Error>>(
+    limit: Duration,
+    talk: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(limit, talk)
+        .await
+        .unwrap_or_else(|_| Err(late().into()))
 }
 
 /// An error with its causes, in one line.

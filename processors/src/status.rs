@@ -43,6 +43,14 @@ impl Status {
         parts.insert(part.to_owned(), doing);
     }
 
+    /// Says so if the thread or task that holds this panics: it is gone, and nobody else would notice.
+    pub fn guard(&self, part: impl Into<String>) -> PanicGuard {
+        PanicGuard {
+            status: self.clone(),
+            part: part.into(),
+        }
+    }
+
     /// Why the process is not ready: a line a part that is not at work; empty if all is well.
     pub fn not_ready(&self) -> Vec<String> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,6 +61,21 @@ impl Status {
             Doing::Halted(why) => Some(format!("{part} has halted: {why}")),
         });
         lines.collect()
+    }
+}
+
+/// See [`Status::guard`].
+pub struct PanicGuard {
+    status: Status,
+    part: String,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "a fault of ours ended it: see the log, and start the process again";
+            self.status.set(&self.part, Doing::Halted(why.to_owned()));
+        }
     }
 }
 

@@ -11,11 +11,13 @@ use projections::{
 use sqlx::PgPool;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 /// How often the rows are read while somebody waits.
 const POLL: Duration = Duration::from_millis(5);
+/// How long a read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same after a failure.
 const POLL_AFTER_FAILURE: Duration = Duration::from_millis(200);
 
@@ -121,7 +123,11 @@ impl Watermarks {
             }
             let mut pause = POLL;
             for projection in waited_for {
-                match checkpoints::live(&pool, projection.name).await {
+                let reading = checkpoints::live(&pool, projection.name);
+                match timeout(READ_TIMEOUT, reading)
+                    .await
+                    .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+                {
                     Ok(found) => self.of(projection).announce(found.iter().map(place)),
                     Err(_) => {
                         self.of(projection).forget();

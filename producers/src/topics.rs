@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
 };
 use schemas::{
@@ -130,7 +131,7 @@ pub async fn describe(kafka: &Kafka, name: &str) -> Result<Option<Described>> {
 
 /// Asks the broker whether it has the topics of this installation.
 pub struct Checker {
-    client: AdminClient<DefaultClientContext>,
+    client: BaseConsumer,
     kafka: Kafka,
 }
 
@@ -151,24 +152,31 @@ impl Checker {
     /// # Errors
     /// If the broker does not answer, or a topic is missing; each says what to do.
     pub fn check(&self, topics: &[&Topic]) -> Result<()> {
+        let checked = topics.iter().try_for_each(|topic| self.check_one(topic));
+        // What librdkafka says of the connection is of no interest here, but must not pile up.
+        while self.client.poll(Duration::ZERO).is_some() {}
+        checked
+    }
+
+    fn check_one(&self, topic: &Topic) -> Result<()> {
+        let name = topic.full_name(&self.kafka.prefix);
         let metadata = self
             .client
-            .inner()
-            .fetch_metadata(None, FIRST_ANSWER)
+            .fetch_metadata(Some(&name), FIRST_ANSWER)
             .with_context(|| no_broker(&self.kafka))?;
-        for topic in topics {
-            let name = topic.full_name(&self.kafka.prefix);
-            let found = metadata.topics().iter().find(|found| found.name() == name);
-            let Some(found) = found else {
-                bail!("topic {name} does not exist: run `millrace topics apply`");
-            };
-            let partitions = usize::try_from(topic.partitions).expect("topics have partitions");
-            if found.partitions().len() != partitions {
-                bail!(
-                    "topic {name} has {} partitions where {partitions} are needed: keys would lie elsewhere; use another prefix",
-                    found.partitions().len()
-                );
-            }
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == name && found.error().is_none());
+        let Some(found) = found else {
+            bail!("topic {name} does not exist: run `millrace topics apply`");
+        };
+        let partitions = usize::try_from(topic.partitions).expect("topics have partitions");
+        if found.partitions().len() != partitions {
+            bail!(
+                "topic {name} has {} partitions where {partitions} are needed: keys would lie elsewhere; use another prefix",
+                found.partitions().len()
+            );
         }
         Ok(())
     }

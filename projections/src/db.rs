@@ -20,6 +20,15 @@ const FOLD_SETTINGS: [(&str, &str); 4] = [
     // A reader must never see a position that a crash takes back.
     ("synchronous_commit", "on"),
 ];
+/// For work at start, which others may have to wait for.
+const ONE_OFF_SETTINGS: [(&str, &str); 3] = [
+    ("lock_timeout", "20s"),
+    ("idle_session_timeout", "10s"),
+    // Pinned: a user may have the name of one of our schemas, which would come first then.
+    ("search_path", "public"),
+];
+/// A pooled connection that was not used for so long is tried before it is used.
+const AT_REST: Duration = Duration::from_secs(1);
 const QUERY_SETTINGS: [(&str, &str); 1] = [("statement_timeout", "10s")];
 
 /// A database address that cannot be used.
@@ -65,9 +74,13 @@ impl Database {
         PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(acquire_timeout)
-            // A ping for each query would double the way; a broken connection shows itself, and the query is
-            // sent again on another.
+            // A ping for each query would double the way; a connection that was at rest may be broken.
             .test_before_acquire(false)
+            .before_acquire(|connection, rest| {
+                Box::pin(
+                    async move { Ok(rest.idle_for < AT_REST || connection.ping().await.is_ok()) },
+                )
+            })
             .connect_lazy_with(options)
     }
 
@@ -76,12 +89,11 @@ impl Database {
     /// # Errors
     /// If Postgres does not answer or refuses.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
-        // Pinned: a user may have the name of one of our schemas, which would come first then.
         let options = self
             .options
             .clone()
             .application_name("millrace")
-            .options([("search_path", "public")]);
+            .options(ONE_OFF_SETTINGS);
         PgConnection::connect_with(&options).await
     }
 
@@ -123,6 +135,17 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         _ => false,
     }
+}
+
+/// Whether the error lies in the data: no other connection and no later time would take it. Anything else may be mended
+/// by whoever runs Postgres, and is no record's fault.
+pub fn is_of_the_data(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else {
+        return false;
+    };
+    // Data exception, integrity constraint, program limit.
+    let code = error.code();
+    code.is_some_and(|code| matches!(code.get(..2), Some("22" | "23" | "54")))
 }
 
 /// Whether the shared tables are missing: nothing has prepared this database yet.

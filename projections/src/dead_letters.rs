@@ -87,6 +87,16 @@ pub async fn store(
     Ok(())
 }
 
+macro_rules! select_live {
+    () => {
+        r#"SELECT d.projection, d.topic, d.partition, d."offset", d.reason, d.error, d.version,
+               (extract(epoch FROM d.record_at) * 1000)::bigint
+           FROM millrace.dead_letters AS d
+           JOIN millrace.generations AS g USING (projection, generation)
+           WHERE g.live"#
+    };
+}
+
 /// The dead letters of the live generations, newest first: of one projection or all, at most `limit`.
 ///
 /// # Errors
@@ -96,15 +106,12 @@ pub async fn list(
     projection: Option<&str>,
     limit: i64,
 ) -> sqlx::Result<Vec<Stored>> {
-    let rows = sqlx::query(
-        r#"SELECT d.projection, d.topic, d.partition, d."offset", d.reason, d.error, d.version,
-               (extract(epoch FROM d.record_at) * 1000)::bigint
-           FROM millrace.dead_letters AS d
-           JOIN millrace.generations AS g USING (projection, generation)
-           WHERE g.live AND ($1::text IS NULL OR d.projection = $1)
+    let rows = sqlx::query(concat!(
+        select_live!(),
+        r#" AND ($1::text IS NULL OR d.projection = $1)
            ORDER BY d.found_at DESC, d.projection, d.partition, d."offset" DESC
            LIMIT $2"#,
-    )
+    ))
     .bind(projection)
     .bind(limit)
     .fetch_all(executor)
@@ -122,14 +129,10 @@ pub async fn of_record(
     partition: i32,
     offset: i64,
 ) -> sqlx::Result<Vec<Stored>> {
-    let rows = sqlx::query(
-        r#"SELECT d.projection, d.topic, d.partition, d."offset", d.reason, d.error, d.version,
-               (extract(epoch FROM d.record_at) * 1000)::bigint
-           FROM millrace.dead_letters AS d
-           JOIN millrace.generations AS g USING (projection, generation)
-           WHERE g.live AND d.topic = $1 AND d.partition = $2 AND d."offset" = $3
-           ORDER BY d.projection"#,
-    )
+    let rows = sqlx::query(concat!(
+        select_live!(),
+        r#" AND d.topic = $1 AND d.partition = $2 AND d."offset" = $3 ORDER BY d.projection"#,
+    ))
     .bind(topic)
     .bind(partition)
     .bind(offset)

@@ -1,8 +1,15 @@
 //! The list of projections, their tables and their generations.
 
-use sqlx::{Connection, PgConnection, PgExecutor, Row, migrate::Migrator};
+use sqlx::{
+    Connection, PgConnection, PgExecutor, Row,
+    migrate::{MigrateError, Migrator},
+};
 
-use crate::{clicks, db::Database, orders};
+use crate::{
+    clicks,
+    db::{Database, is_transient},
+    orders,
+};
 
 /// Every projection.
 pub static PROJECTIONS: &[&Projection] = &[&clicks::PROJECTION, &orders::PROJECTION];
@@ -53,7 +60,7 @@ pub enum PrepareError {
     Postgres(#[from] sqlx::Error),
     /// The shared tables are not those of this build.
     #[error("the tables of schema millrace cannot be brought up to date")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
     /// Made by a build whose fold means something else.
     #[error(
         "projection {projection} was folded by version {found} and this build has version {wanted}: rebuild it with `millrace replay {projection}`"
@@ -80,6 +87,20 @@ pub enum PrepareError {
     },
 }
 
+impl PrepareError {
+    /// Postgres may go away in the middle of a migration as at any other time.
+    fn of_migration(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+                if is_transient(&error) =>
+            {
+                Self::Postgres(error)
+            }
+            other => Self::Migrate(other),
+        }
+    }
+}
+
 /// Brings the shared tables up to date and makes the first generation of every projection that has none. Idempotent.
 ///
 /// # Errors
@@ -91,7 +112,8 @@ pub async fn prepare(database: &Database, prefix: &str) -> Result<(), PrepareErr
         .execute(&mut connection)
         .await?;
     // `run` takes any kind of connection, which the compiler cannot prove sendable between threads.
-    MIGRATOR.run_direct(None, &mut connection, false).await?;
+    let migrated = MIGRATOR.run_direct(None, &mut connection, false).await;
+    migrated.map_err(PrepareError::of_migration)?;
     for projection in PROJECTIONS {
         projection.make_first(&mut connection, prefix).await?;
     }
@@ -172,4 +194,23 @@ pub async fn live_generations(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec
     sqlx::query_as("SELECT projection, generation FROM millrace.generations WHERE live")
         .fetch_all(executor)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_that_loses_its_connection_may_be_tried_again() {
+        let lost = || sqlx::Error::WorkerCrashed;
+        for error in [
+            MigrateError::Execute(lost()),
+            MigrateError::ExecuteMigration(lost(), 1),
+        ] {
+            let error = PrepareError::of_migration(error);
+            assert!(matches!(error, PrepareError::Postgres(_)), "{error:?}");
+        }
+        let newer = PrepareError::of_migration(MigrateError::VersionMissing(9));
+        assert!(matches!(newer, PrepareError::Migrate(_)), "{newer:?}");
+    }
 }

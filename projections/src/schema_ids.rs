@@ -1,5 +1,6 @@
 //! What the registry said of a schema id when it was first met. A registry that says something else later has lost
-//! its data or is another one, and the log would be read with the wrong schemas.
+//! its data or is another one, and the log would be read with the wrong schemas. Only an id that it did not have may
+//! get a meaning: a record of a foreign writer may have named it before the registry gave it out.
 
 use sqlx::{PgConnection, Row};
 
@@ -13,11 +14,11 @@ pub async fn first_met(
     schema_id: u32,
     fingerprint: &str,
 ) -> sqlx::Result<String> {
-    // The update changes nothing; it makes the row come back when it was there already.
     let row = sqlx::query(
         "INSERT INTO millrace.schema_ids AS known (subject, schema_id, fingerprint)
          VALUES ($1, $2, $3)
-         ON CONFLICT (subject, schema_id) DO UPDATE SET fingerprint = known.fingerprint
+         ON CONFLICT (subject, schema_id) DO UPDATE SET fingerprint =
+             CASE known.fingerprint WHEN 'none' THEN excluded.fingerprint ELSE known.fingerprint END
          RETURNING fingerprint",
     )
     .bind(subject)

@@ -32,9 +32,11 @@ use crate::{
     topics::subject,
 };
 
-/// The largest value of a record, in bytes, with its frame: librdkafka's limit for a record (`message.max.bytes`,
-/// 1,000,000), less room for key and headers.
-pub const RECORD_BYTES_MAX: usize = 990_000;
+/// The largest value of a record that is read, in bytes, with its frame: no broker takes more by default.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// The largest that is written: librdkafka's limit for a record (`message.max.bytes`, 1,000,000), less room for key and
+/// headers.
+pub const EVENT_BYTES_MAX: usize = 990_000;
 
 const MAGIC: u8 = 0;
 const FRAME_BYTES: usize = 5;
@@ -51,8 +53,8 @@ pub struct Encoder<E> {
 /// An event that cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// More than [`RECORD_BYTES_MAX`].
-    #[error("the event takes {bytes} bytes; a record holds at most {RECORD_BYTES_MAX}")]
+    /// More than [`EVENT_BYTES_MAX`].
+    #[error("the event takes {bytes} bytes; a record holds at most {EVENT_BYTES_MAX}")]
     TooLarge {
         /// Size of the record's value.
         bytes: usize,
@@ -93,7 +95,7 @@ impl<E: Event> Encoder<E> {
             out.truncate(start);
             return Err(error.into());
         }
-        if bytes > RECORD_BYTES_MAX {
+        if bytes > EVENT_BYTES_MAX {
             out.truncate(start);
             return Err(EncodeError::TooLarge { bytes });
         }
@@ -256,6 +258,13 @@ impl<E: Event> Decoder<E> {
         };
         self.readers.insert(id, reader);
         Ok(fingerprint)
+    }
+
+    /// Forgets ids that the registry did not have or that belonged elsewhere: what it has not given out today it may
+    /// give out tomorrow, so each batch asks again.
+    pub fn forget_refusals(&mut self) {
+        self.readers
+            .retain(|_, reader| !matches!(reader, Reader::Missing | Reader::Foreign));
     }
 
     fn reader(

@@ -19,7 +19,7 @@ use processors::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::cli::Connection;
 
@@ -46,7 +46,11 @@ pub struct ApiArgs {
     #[arg(long, env = "PORT", value_name = "PORT")]
     port: Option<u16>,
     /// A proxy in front authenticates callers: allows --listen with an address other than loopback.
-    #[arg(long, env = "MILLRACE_BEHIND_PROXY")]
+    #[arg(
+        long,
+        env = "MILLRACE_BEHIND_PROXY",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
     behind_proxy: bool,
     /// How long a read waits for the position in Millrace-Min-Position, in milliseconds.
     #[arg(
@@ -70,6 +74,7 @@ pub struct ApiArgs {
         long,
         env = "MILLRACE_CACHE_MB",
         default_value_t = 48,
+        value_parser = clap::value_parser!(u64).range(..=1 << 20),
         value_name = "MIB"
     )]
     cache_mb: u64,
@@ -166,8 +171,22 @@ fn stop_on_signal() -> Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("stopping: answers what has come, then ends");
+        info!("stopping: answers what has come, then ends; a second signal ends it at once");
         told.cancel();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        warn!("stopped at once by a second signal");
+        end_at_once();
     });
     Ok(stop)
+}
+
+#[expect(
+    clippy::exit,
+    reason = "whoever sends a second signal does not want to wait"
+)]
+fn end_at_once() {
+    std::process::exit(1);
 }

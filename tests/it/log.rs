@@ -104,7 +104,7 @@ async fn bad_records_never_stop_the_good_ones_around_them() {
                 &[&[0x04, 0xc3, 0x28], &datum[..]].concat(),
             )),
         ),
-        ("malformed", raw(framed(writer.id, &vec![0x00; 1_000_000]))),
+        ("malformed", raw(framed(writer.id, &vec![0x00; 900_000]))),
         ("invalid", raw(invalid("/track_number", json!("")))),
         ("invalid", raw(invalid("/order_uid", json!("")))),
         ("invalid", raw(invalid("/items", json!([])))),

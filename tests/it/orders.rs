@@ -250,7 +250,7 @@ async fn an_order_that_fits_into_a_record_is_stored_and_a_larger_one_is_refused(
     let large = with(
         order("large"),
         "/delivery/address",
-        json!("x".repeat(990_000)),
+        json!("x".repeat(960_000)),
     );
     let placed = run.post("/v1/orders", &large).await;
     assert_eq!(placed.status, 201, "{}", placed.status);

@@ -6,7 +6,7 @@ pub mod http;
 pub mod log;
 pub mod process;
 
-use std::{env, net::ToSocketAddrs, process::Stdio, thread, time::Duration};
+use std::{env, fmt, net::ToSocketAddrs, process::Stdio, thread, time::Duration};
 
 use producers::clock;
 use rdkafka::{
@@ -33,6 +33,8 @@ const POLL_EVERY: Duration = Duration::from_millis(10);
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long a command may take.
 const COMMAND_MAX: Duration = Duration::from_secs(60);
+/// How much of what a command said is shown where a test fails, in characters.
+const SHOWN_MAX: usize = 4_000;
 
 /// Where the servers are.
 #[derive(Debug, Clone)]
@@ -143,7 +145,7 @@ pub async fn eventually_within<T>(
 }
 
 /// What a command said.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Output {
     /// The exit code.
     pub status: i32,
@@ -151,6 +153,17 @@ pub struct Output {
     pub stdout: String,
     /// What went wrong.
     pub stderr: String,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let brief = |text: &str| text.chars().take(SHOWN_MAX).collect::<String>();
+        out.debug_struct("Output")
+            .field("status", &self.status)
+            .field("stdout", &brief(&self.stdout))
+            .field("stderr", &brief(&self.stderr))
+            .finish()
+    }
 }
 
 /// Topics, database and addresses of one test.

@@ -41,6 +41,7 @@ fn wanted(key: &str) -> Wanted<'_> {
         partition: 0,
         next_offset: 0,
         deadline: Instant::now() + LONG,
+        read_again: true,
     }
 }
 
@@ -372,6 +373,7 @@ async fn a_position_that_is_demanded_is_waited_for_until_the_deadline() {
             partition,
             next_offset: 8,
             deadline: Instant::now() + deadline,
+            read_again: true,
             ..wanted("ann")
         };
         let behind = || async { Ok(row(7)) };
@@ -446,6 +448,7 @@ async fn a_read_that_hangs_is_late_for_all_and_leaves_nothing() {
     cache.start(0, 0);
     let soon = Wanted {
         deadline: Instant::now() + Duration::from_millis(30),
+        read_again: true,
         ..wanted("ann")
     };
     let mut requests = [Request::new(&cache, soon), Request::new(&cache, soon)];

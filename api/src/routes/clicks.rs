@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, Path, Query, State},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -25,6 +25,8 @@ use crate::{
 
 /// The most steps of one answer: a year of minutes, and more.
 const STEPS_MAX: i64 = 600_000;
+/// Up to so many minutes, an answer is short.
+const SHORT_MINUTES: i64 = 10_000;
 /// A 204 may be cached unless told otherwise, and a cached click would not be counted.
 const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -46,10 +48,10 @@ pub fn router() -> Router<Arc<App>> {
 /// Counts a click: 204 once it is on the log.
 async fn count(
     State(app): State<Arc<App>>,
-    Path(banner_id): Path<String>,
+    BannerId(banner_id): BannerId,
 ) -> Result<Response, ApiError> {
     let click = BannerClicked {
-        banner_id: parse_banner_id(&banner_id)?,
+        banner_id,
         received_at: clock::now_ms(),
     };
     let position = app.clicks.append(click).await?;
@@ -62,9 +64,8 @@ async fn count(
 }
 
 /// `HEAD` asks whether the address is good, and counts nothing.
-async fn not_counted(Path(banner_id): Path<String>) -> Result<Response, ApiError> {
-    parse_banner_id(&banner_id)?;
-    Ok((StatusCode::NO_CONTENT, [NO_STORE]).into_response())
+async fn not_counted(_: BannerId) -> Response {
+    (StatusCode::NO_CONTENT, [NO_STORE]).into_response()
 }
 
 async fn allowed() -> Response {
@@ -73,6 +74,21 @@ async fn allowed() -> Response {
         HeaderValue::from_static("GET, POST, HEAD, OPTIONS"),
     );
     (StatusCode::NO_CONTENT, [NO_STORE, allow]).into_response()
+}
+
+/// The banner of an address, at least 0.
+struct BannerId(i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for BannerId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        let id = text.ok().and_then(|Path(text)| parse_banner_id(&text));
+        id.map(Self).ok_or_else(|| {
+            ApiError::bad_request("the banner id must be a whole number of 64 bits, at least 0")
+        })
+    }
 }
 
 /// The body of a question for statistics.
@@ -115,17 +131,17 @@ struct StepAnswer {
 
 async fn post_stats(
     State(app): State<Arc<App>>,
-    Path(banner_id): Path<String>,
+    BannerId(banner_id): BannerId,
     min: MinPositions,
     Body(body): Body,
 ) -> Result<Json<StatsAnswer>, ApiError> {
     let Range { from, to } = parse(&body)?;
-    answer(&app, &banner_id, from, to, Step::Minute, &min).await
+    answer(&app, banner_id, from, to, Step::Minute, &min).await
 }
 
 async fn get_stats(
     State(app): State<Arc<App>>,
-    Path(banner_id): Path<String>,
+    BannerId(banner_id): BannerId,
     min: MinPositions,
     query: Result<Query<Steps>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<StatsAnswer>, ApiError> {
@@ -136,12 +152,12 @@ async fn get_stats(
         StepName::Hour => Step::Hour,
         StepName::Day => Step::Day,
     };
-    answer(&app, &banner_id, from, to, step, &min).await
+    answer(&app, banner_id, from, to, step, &min).await
 }
 
 async fn answer(
     app: &App,
-    banner_id: &str,
+    banner_id: i64,
     from: Timestamp,
     to: Timestamp,
     step: Step,
@@ -151,12 +167,17 @@ async fn answer(
         return Err(ApiError::bad_request("from must be before to"));
     }
     let query = StatsQuery {
-        banner_id: parse_banner_id(banner_id)?,
+        banner_id,
         // No click is older, and Postgres has no years before -4713.
         from_minute: first_minute_from(from).max(0),
         to_minute: first_minute_from(to).max(0),
         step,
         limit: STEPS_MAX + 1,
+    };
+    // Long answers are made in memory: few at a time.
+    let _permit = match query.to_minute - query.from_minute {
+        ..=SHORT_MINUTES => None,
+        _ => app.long_answers.acquire().await.ok(),
     };
     let stats = caught_up(app, query, &min.of(app, BannerClicked::TOPIC)).await?;
     if i64::try_from(stats.steps.len()).is_ok_and(|steps| steps > STEPS_MAX) {
@@ -178,6 +199,7 @@ async fn answer(
 /// Counts once the projection has come to these places.
 async fn caught_up(app: &App, query: StatsQuery, places: &[(i32, i64)]) -> Result<Stats, ApiError> {
     let deadline = Instant::now() + app.limits.wait;
+    let watermarks = &app.services.watermarks;
     loop {
         let found = stats(&app.pool, query).await;
         let found = found.map_err(|error| ApiError::from_sqlx(&error))?;
@@ -188,19 +210,22 @@ async fn caught_up(app: &App, query: StatsQuery, places: &[(i32, i64)]) -> Resul
         if places.iter().all(is_in) {
             return Ok(found);
         }
-        app.within_log(BannerClicked::TOPIC, places).await?;
-        let watermarks = &app.services.watermarks;
-        if !watermarks.reached(&PROJECTION, places, deadline).await {
+        if watermarks.of(&PROJECTION).has_reached(places) {
+            // The rows say less than was once announced: Postgres has gone back. What it says now has to be learned.
+            watermarks.of(&PROJECTION).forget();
+        }
+        app.within_log(BannerClicked::TOPIC, places, deadline)
+            .await?;
+        let reached = watermarks.reached(&PROJECTION, places, deadline).await;
+        if !reached || Instant::now() >= deadline {
             return Err(ApiError::not_caught_up());
         }
     }
 }
 
-fn parse_banner_id(text: &str) -> Result<i64, ApiError> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|_| digits).ok_or_else(|| {
-        ApiError::bad_request("the banner id must be a whole number of 64 bits, at least 0")
-    })
+fn parse_banner_id(text: &str) -> Option<i64> {
+    let has_only_digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| has_only_digits)
 }
 
 /// The first minute that begins at or after a time, counted from 1970-01-01T00:00Z.
@@ -229,7 +254,7 @@ mod tests {
 
     #[test]
     fn only_plain_numbers_are_banners() {
-        assert_eq!(parse_banner_id("9223372036854775807").unwrap(), i64::MAX);
+        assert_eq!(parse_banner_id("9223372036854775807"), Some(i64::MAX));
         for text in [
             "",
             "-1",
@@ -240,7 +265,7 @@ mod tests {
             "abc",
             "1 ",
         ] {
-            assert!(parse_banner_id(text).is_err(), "{text:?}");
+            assert_eq!(parse_banner_id(text), None, "{text:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Orders: placing and finding them. Before this: `projections/src/orders.rs`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use producers::{partition::of_key, writer::Context};
-use projections::orders::find as find_row;
+use projections::orders::{PROJECTION, find as find_row};
 use schemas::{
     event::Event,
     json,
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::JsonBody;
 use crate::{
     app::App,
-    cache::Wanted,
+    cache::{GetError, Wanted},
     error::ApiError,
     positions::{self, MinPositions},
 };
@@ -56,7 +56,7 @@ async fn get_order(
         return Err(ApiError::bad_request("give the order's uid: /order?uid=…"));
     };
     let places = min.of(&app, OrderPlaced::TOPIC);
-    match find(&app, &uid, &places).await? {
+    match find(&app, &uid, &places, Patience::Answer).await? {
         Some(body) => Ok(([JSON], body).into_response()),
         None => Err(ApiError::not_found("there is no order of this uid")),
     }
@@ -70,7 +70,7 @@ async fn post_order(
 ) -> Result<Response, ApiError> {
     let order: OrderPlaced = json::read(value).map_err(ApiError::invalid)?;
     // A look at what is there is a courtesy; the fold decides. So the order goes through if Postgres is away.
-    if let Ok(Some(known)) = find(&app, &order.order_uid, &[]).await {
+    if let Ok(Some(known)) = find(&app, &order.order_uid, &[], Patience::Courtesy).await {
         if known != body(&order) {
             return Err(ApiError::order_exists(&order.order_uid));
         }
@@ -91,27 +91,77 @@ async fn post_order(
     Ok(response)
 }
 
+/// How much a look at an order is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Somebody asked for it.
+    Answer,
+    /// It saves somebody a round; it goes without.
+    Courtesy,
+}
+
+/// How long a courtesy may take.
+const COURTESY_WAIT: Duration = Duration::from_millis(100);
+
+impl App {
+    /// Waits until the cache of the orders reflects these places of a partition. Without a tail nothing is cached, and
+    /// the projection has to reflect them.
+    async fn await_order_tail(
+        &self,
+        partition: i32,
+        places: &[(i32, i64)],
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
+        let has_tail = self.orders.resume(partition).is_some();
+        if has_tail || places.is_empty() {
+            let tail = self.orders.passed();
+            return self
+                .passed(tail, OrderPlaced::TOPIC, places, deadline)
+                .await;
+        }
+        self.within_log(OrderPlaced::TOPIC, places, deadline)
+            .await?;
+        if self
+            .services
+            .watermarks
+            .reached(&PROJECTION, places, deadline)
+            .await
+        {
+            return Ok(());
+        }
+        Err(ApiError::not_caught_up())
+    }
+}
+
 /// Finds an order as the JSON of its answer, reflecting these places of the topic.
 ///
 /// # Errors
 /// 503 if that is not possible in time.
-pub async fn find(app: &App, uid: &str, places: &[(i32, i64)]) -> Result<Option<Bytes>, ApiError> {
+pub async fn find(
+    app: &App,
+    uid: &str,
+    places: &[(i32, i64)],
+    patience: Patience,
+) -> Result<Option<Bytes>, ApiError> {
     if uid_fault(uid).is_some() {
         return Ok(None);
     }
     let partition = of_key(uid.as_bytes(), OrderPlaced::TOPIC.partitions);
-    let deadline = Instant::now() + app.limits.wait;
+    let deadline = Instant::now()
+        + match patience {
+            Patience::Answer => app.limits.wait,
+            Patience::Courtesy => COURTESY_WAIT,
+        };
     // An order depends on nothing but its own partition.
     let mut here = places.to_vec();
     here.retain(|(other, _)| *other == partition);
-    let tail = app.orders.passed();
-    app.passed(tail, OrderPlaced::TOPIC, &here, deadline)
-        .await?;
+    app.await_order_tail(partition, &here, deadline).await?;
     let wanted = Wanted {
         key: uid,
         partition,
         next_offset: here.iter().map(|(_, offset)| offset + 1).max().unwrap_or(0),
         deadline,
+        read_again: patience == Patience::Answer,
     };
     let read = || async {
         let found = find_row(&app.pool, uid, partition)
@@ -119,7 +169,11 @@ pub async fn find(app: &App, uid: &str, places: &[(i32, i64)]) -> Result<Option<
             .map_err(Arc::new)?;
         Ok((found.order.as_ref().map(body), found.next_offset))
     };
-    Ok(app.orders.get(wanted, read).await?.value)
+    match app.orders.get(wanted, read).await {
+        Ok(got) => Ok(got.value),
+        Err(GetError::Late) if !here.is_empty() => Err(ApiError::not_caught_up()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// An order as its answer has it.

@@ -3,7 +3,7 @@
 use crate::support::*;
 use proptest::{collection::vec, prelude::*};
 use schemas::{
-    codec::{DecodeError, EncodeError, Encoder, RECORD_BYTES_MAX},
+    codec::{DecodeError, EVENT_BYTES_MAX, EncodeError, Encoder},
     event::{Event, Fault},
     orders::OrderPlaced,
     topics::Topic,
@@ -42,22 +42,22 @@ proptest! {
 #[test]
 fn the_largest_record_is_read_and_one_byte_more_is_not_written() {
     let mut order = model();
-    order.locale = "x".repeat(RECORD_BYTES_MAX - 1);
+    order.locale = "x".repeat(EVENT_BYTES_MAX - 1);
     let over = encode_error(&order);
     let EncodeError::TooLarge { bytes } = over else {
         panic!("{over}");
     };
     order
         .locale
-        .truncate(order.locale.len() - (bytes - RECORD_BYTES_MAX));
+        .truncate(order.locale.len() - (bytes - EVENT_BYTES_MAX));
     let bytes = encode(&order);
-    assert_eq!(bytes.len(), RECORD_BYTES_MAX);
+    assert_eq!(bytes.len(), EVENT_BYTES_MAX);
     assert_eq!(decoder().decode(&bytes), Ok(order.clone()));
 
     order.locale.push('x');
     let error = encode_error(&order);
     assert!(
-        matches!(error, EncodeError::TooLarge { bytes } if bytes == RECORD_BYTES_MAX + 1),
+        matches!(error, EncodeError::TooLarge { bytes } if bytes == EVENT_BYTES_MAX + 1),
         "{error}"
     );
 }

@@ -1,0 +1,83 @@
+//! From the bytes of a batch to its events; learns schema ids that are new, however long the registry is away.
+
+use projections::schema_ids;
+use schemas::{codec::LearnError, topics::subject};
+
+use super::{CONNECT_TIMEOUT, Halt, RETRY_FIRST, RETRY_MAX, Read, Runner, chain, within};
+use crate::{
+    fold::Fold,
+    interpret::{Failure, interpret},
+    record::Batch,
+    status::Doing,
+};
+
+impl<F: Fold> Runner<F> {
+    /// Reads the events of a batch; learns schema ids that are new, however long the registry is away.
+    pub(super) async fn read(&mut self, batch: Batch) -> Result<Read<F::Event>, Halt> {
+        let mut records = Vec::with_capacity(batch.len());
+        let mut rejected = Vec::new();
+        for raw in batch.iter() {
+            loop {
+                match interpret(&self.decoder, &raw) {
+                    Ok(record) => records.push(record),
+                    Err(Failure::Rejected(fault)) => rejected.push(fault.into_letter(&raw)),
+                    Err(Failure::NotLearned(id)) => {
+                        self.learn(id).await?;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        self.decoder.forget_refusals();
+        Ok(Read {
+            batch,
+            records,
+            rejected,
+        })
+    }
+
+    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.decoder.learn(&self.services.registry, id).await {
+                Ok(fingerprint) => return self.remember(id, &fingerprint).await,
+                Err(LearnError::Registry(error)) => {
+                    self.doing(Doing::Waiting(chain(&error)));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                Err(error @ LearnError::NewerBuildNeeded { .. }) => {
+                    return Err(Halt(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Compares what the registry says of an id with what it said when the id was first met.
+    async fn remember(&mut self, id: u32, fingerprint: &str) -> Result<(), Halt> {
+        let subject = subject(&self.topic);
+        let mut pause = RETRY_FIRST;
+        loop {
+            self.connect().await?;
+            let Some(connection) = &mut self.connection else {
+                continue;
+            };
+            let first_met = schema_ids::first_met(connection, &subject, id, fingerprint);
+            match within(CONNECT_TIMEOUT, first_met).await {
+                Ok(known) if known == fingerprint => return Ok(()),
+                Ok(known) => {
+                    return Err(Halt(format!(
+                        "schema id {id} of {subject} has fingerprint {fingerprint} and had {known}: the registry lost its data or is another one; point MILLRACE_REGISTRY_URL at the one that wrote this log"
+                    )));
+                }
+                Err(error) => {
+                    self.connection = None;
+                    self.doing(Doing::Waiting(format!("Postgres: {error}")));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}

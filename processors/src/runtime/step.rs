@@ -1,0 +1,106 @@
+//! One transaction: checkpoints, rows, dead letters, commit.
+
+use projections::{
+    checkpoints::{self, AdvanceError},
+    db::is_of_the_data,
+    dead_letters::{self, DeadLetter},
+    projection::Changes as _,
+};
+use sqlx::{Connection, PgConnection};
+
+use super::{Read, Runner};
+use crate::{
+    fold::{Fold, Folded},
+    record::Record,
+};
+
+/// Why a batch was not applied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    /// Somebody else applied it, or another generation is live now.
+    #[error(transparent)]
+    Lost(AdvanceError),
+    /// Postgres.
+    #[error(transparent)]
+    Postgres(#[from] sqlx::Error),
+}
+
+impl<F: Fold> Runner<F> {
+    /// One transaction: checkpoints, rows, dead letters, commit.
+    pub(super) async fn step(
+        &mut self,
+        read: &Read<F::Event>,
+        one_by_one: bool,
+    ) -> Result<Vec<DeadLetter>, StepError> {
+        let (Some(connection), Some(generation)) = (&mut self.connection, &self.generation) else {
+            return Err(sqlx::Error::WorkerCrashed.into());
+        };
+        let mut transaction = connection.begin().await?;
+        checkpoints::advance(&mut transaction, generation, &self.topic, &read.batch.spans)
+            .await
+            .map_err(|error| match error {
+                AdvanceError::Postgres(error) => StepError::Postgres(error),
+                lost => StepError::Lost(lost),
+            })?;
+        let mut letters = read.rejected.clone();
+        if one_by_one {
+            for record in &read.records {
+                letters.extend(fold_alone::<F>(&mut transaction, record).await?);
+            }
+        } else {
+            letters.extend(fold_into::<F>(&mut transaction, &read.records).await?);
+        }
+        dead_letters::store(
+            &mut transaction,
+            F::PROJECTION,
+            generation,
+            &self.topic,
+            &letters,
+        )
+        .await?;
+        transaction.commit().await?;
+        Ok(letters)
+    }
+}
+
+/// Loads, folds and writes; gives the records that contradict what is there.
+async fn fold_into<F: Fold>(
+    transaction: &mut PgConnection,
+    records: &[Record<F::Event>],
+) -> sqlx::Result<Vec<DeadLetter>> {
+    if records.is_empty() {
+        return Ok(Vec::new());
+    }
+    let prior = F::load(transaction, records).await?;
+    let Folded {
+        changes,
+        dead_letters,
+    } = F::fold(&prior, records);
+    changes.apply(transaction).await?;
+    Ok(dead_letters)
+}
+
+/// Folds one record within a savepoint; if Postgres cannot store it, it becomes a dead letter.
+async fn fold_alone<F: Fold>(
+    transaction: &mut PgConnection,
+    record: &Record<F::Event>,
+) -> sqlx::Result<Vec<DeadLetter>> {
+    let mut savepoint = transaction.begin().await?;
+    match fold_into::<F>(&mut savepoint, std::slice::from_ref(record)).await {
+        Ok(letters) => {
+            savepoint.commit().await?;
+            Ok(letters)
+        }
+        Err(error) if !is_of_the_data(&error) => Err(error),
+        Err(error) => {
+            savepoint.rollback().await?;
+            Ok(vec![DeadLetter {
+                partition: record.partition,
+                offset: record.offset,
+                reason: "not_storable",
+                error: error.to_string(),
+                record_at_ms: record.timestamp_ms,
+            }])
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Processes that fold are killed and paused.
+
+use producers::clock;
+use rand::{RngExt, rngs::StdRng};
+use serde_json::json;
+use tokio::join;
+
+use super::{RECOVERY, faults, load::Feed, random};
+use crate::world::{Process, World, eventually_within};
+
+fn fork(random: &mut StdRng) -> StdRng {
+    clock::generator(Some(random.random()))
+}
+
+/// Feeds a world while its one processing process is killed again and again.
+async fn killed_under_load(world: &World, seed: &str, junk: u32, kills: usize) {
+    let mut random = random(seed);
+    let feed = Feed::new(world, fork(&mut random), junk);
+    let stop = feed.stop();
+    let killing = async {
+        let mut process = world.spawn(&["process"], &[]);
+        for _ in 0..kills {
+            world.applied_more(random.random_range(1..6_000)).await;
+            process.kill();
+            process = world.spawn(&["process"], &[]);
+        }
+        world.applied_more(1).await;
+        stop.cancel();
+        process
+    };
+    let (process, ()) = join!(killing, feed.run());
+    world.must_be_what_the_log_says().await;
+    drop(process);
+}
+
+#[tokio::test]
+async fn killed_again_and_again_every_record_counts_once() {
+    let world = World::new("kills").await;
+    killed_under_load(&world, "kills", 0, faults(3)).await;
+}
+
+#[tokio::test]
+async fn killed_on_a_poisoned_topic_every_junk_record_is_one_dead_letter() {
+    let world = World::new("poison").await;
+    killed_under_load(&world, "poison", 20, faults(2)).await;
+    let letters = world
+        .sql("SELECT count(*) AS n FROM millrace.dead_letters WHERE reason IN ('no_value', 'not_framed', 'unknown_schema')")
+        .await;
+    assert!(letters[0]["n"].as_i64() > Some(500), "{letters:?}");
+}
+
+#[tokio::test]
+async fn of_two_processes_a_dead_one_and_a_paused_one_never_count_twice() {
+    let world = World::new("two").await;
+    let mut random = random("two");
+    let feed = Feed::new(&world, fork(&mut random), 1);
+    let stop = feed.stop();
+    let happening = async {
+        let mut first = world.spawn(&["process"], &[]);
+        let second = world.spawn(&["process"], &[]);
+        for _ in 0..faults(1) {
+            world.applied_more(random.random_range(3_000..9_000)).await;
+            first.kill();
+            first = world.spawn(&["process"], &[]);
+        }
+        shared(&world, [&first, &second]).await;
+        world.applied_more(random.random_range(1..6_000)).await;
+        second.pause();
+        // The group misses it, and the other one takes over.
+        everything_moves(&world).await;
+        let assigned = second.said(&["was assigned partitions"]);
+        second.resume();
+        eventually_within(
+            RECOVERY,
+            "the paused one is assigned partitions",
+            async || (second.said(&["was assigned partitions"]) >= assigned + 2).then_some(()),
+        )
+        .await;
+        everything_moves(&world).await;
+        first.kill();
+        everything_moves(&world).await;
+        stop.cancel();
+        second
+    };
+    let (second, ()) = join!(happening, feed.run());
+    world.must_be_what_the_log_says().await;
+    drop(second);
+}
+
+/// Waits until both processes have been assigned partitions of both topics.
+async fn shared(world: &World, processes: [&Process; 2]) {
+    let topics = ["clicks", "orders"].map(|name| world.topic(name));
+    eventually_within(RECOVERY, "both processes fold", async || {
+        let is_assigned = |process: &&Process| {
+            let has = |topic: &String| process.said(&["was assigned partitions", topic]) > 0;
+            topics.iter().all(has)
+        };
+        processes.iter().all(is_assigned).then_some(())
+    })
+    .await;
+}
+
+/// Waits until every partition has moved on.
+async fn everything_moves(world: &World) {
+    let query = "SELECT projection, partition, next_offset FROM millrace.checkpoints WHERE live";
+    let before = world.sql(query).await;
+    eventually_within(RECOVERY, "every partition moves on", async || {
+        let now = world.sql(query).await;
+        let has_moved = |row: &&serde_json::Value| {
+            now.iter().any(|later| {
+                later["projection"] == row["projection"]
+                    && later["partition"] == row["partition"]
+                    && later["next_offset"].as_i64() > row["next_offset"].as_i64()
+            })
+        };
+        (before.len() == 16 && before.iter().all(|row| has_moved(&row))).then_some(json!(()))
+    })
+    .await;
+}

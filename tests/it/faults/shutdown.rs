@@ -1,0 +1,123 @@
+//! A process that is told to stop.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{
+    faults,
+    load::{Fate, Load, acknowledged},
+    random,
+    servers::servers_to_kill,
+};
+use crate::world::{PATIENCE, World};
+
+#[tokio::test]
+async fn told_to_stop_under_load_nothing_acknowledged_is_lost() {
+    let world = World::new("sigterm").await;
+    let mut random = random("sigterm");
+    let mut expected = BTreeMap::new();
+    for round in 0..faults(2) {
+        let mut run = world.start(["run"]).await;
+        let load = Load::of_clicks(&run, 24);
+        load.acknowledged_more(random.random_range(100..3_000))
+            .await;
+        run.terminate().await;
+        load.failed_more(24).await;
+        let fates = load.end().await;
+        for number in acknowledged(&fates) {
+            *expected.entry(number).or_insert(0) += 1;
+        }
+        let unknown = fates.values().filter(|fate| **fate == Fate::Unknown);
+        // A keep-alive connection may close just when the next request is on its way, which every client can meet once.
+        assert!(unknown.count() <= 24, "round {round}");
+    }
+    let process = world.start(["process"]).await;
+    world.must_be_what_the_log_says().await;
+    let rows = world
+        .sql("SELECT banner_id, sum(v)::bigint AS v FROM clicks.stats GROUP BY 1")
+        .await;
+    let counted: BTreeMap<_, _> = rows
+        .iter()
+        .map(|row| {
+            (
+                row["banner_id"].as_i64().unwrap(),
+                row["v"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    for (banner, clicks) in expected {
+        assert!(counted.get(&banner) >= Some(&clicks), "banner {banner}");
+    }
+    drop(process);
+}
+
+#[tokio::test]
+async fn what_was_asked_before_the_signal_to_stop_is_answered() {
+    let world = World::new("asked").await;
+    let mut run = world.start(["run"]).await;
+    let mut connections = Vec::new();
+    for banner in 0..20 {
+        let mut open = TcpStream::connect(run.address()).await.unwrap();
+        ask(&mut open, banner).await;
+        let mut answer = vec![0; 4_096];
+        let read = open.read(&mut answer).await.unwrap();
+        must_be_204(&answer[..read]);
+        connections.push(open);
+    }
+    // It stands still, so all of this arrives before it learns that it has to stop.
+    run.pause();
+    for banner in 20..60 {
+        let mut fresh = TcpStream::connect(run.address()).await.unwrap();
+        ask(&mut fresh, banner).await;
+        connections.push(fresh);
+    }
+    for (banner, open) in (60..).zip(&mut connections[..20]) {
+        ask(open, banner).await;
+    }
+    run.ask_to_stop();
+    run.resume();
+    for mut connection in connections {
+        let mut answer = Vec::new();
+        let read = timeout(PATIENCE, connection.read_to_end(&mut answer)).await;
+        read.unwrap().unwrap();
+        must_be_204(&answer);
+    }
+    assert_eq!(run.ended().await.code(), Some(0));
+    assert_eq!(world.read_topic("clicks").await.len(), 80);
+}
+
+#[tokio::test]
+async fn told_to_stop_while_the_servers_are_dead_it_ends_all_the_same() {
+    let turn = servers_to_kill().await;
+    let world = World::on(turn.servers(), "alone").await;
+    let mut run = world.start(["run"]).await;
+    let mut process = world.start(["process"]).await;
+    assert_eq!(run.get("/v1/banners/counter/1").await.status, 204);
+    for server in ["kafka", "registry", "postgres"] {
+        turn.kill(server).await;
+    }
+    let refused = run.get("/v1/banners/counter/2").await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    run.terminate().await;
+    process.terminate().await;
+    // So that the world can be tidied up.
+    for server in ["kafka", "registry", "postgres"] {
+        turn.start(server).await;
+    }
+}
+
+async fn ask(connection: &mut TcpStream, banner: i64) {
+    let request = format!("GET /v1/banners/counter/{banner} HTTP/1.1\r\nHost: millrace\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+}
+
+fn must_be_204(answer: &[u8]) {
+    let answer = String::from_utf8_lossy(answer);
+    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer:?}");
+}
