@@ -17,6 +17,7 @@ use rdkafka::{
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
+use schemas::topics::TOPICS;
 use serde::Serialize;
 
 pub use self::seen::{ForPrograms, Seen, base64, hex_dump};
@@ -92,14 +93,19 @@ impl Extent {
 }
 
 impl Log {
-    /// The log of a topic, named with this installation's prefix or without.
+    /// The log of a topic: one of ours by its plain or its full name, or any other.
     ///
     /// # Errors
     /// If the broker does not answer or has no such topic.
     pub fn open(kafka: &Kafka, topic: &str) -> Result<Self> {
         let consumer = Arc::new(consumer(kafka)?);
         let with_prefix = format!("{}{topic}", kafka.prefix);
-        for name in [with_prefix.as_str(), topic] {
+        let mut names = vec![with_prefix.as_str()];
+        // The plain name of one of our topics means this installation's, never another's.
+        if TOPICS.iter().all(|ours| ours.name != topic) {
+            names.push(topic);
+        }
+        for name in names {
             let found = find_topic(&consumer, name).with_context(|| {
                 format!(
                     "no Kafka broker answers at {}: check MILLRACE_BROKERS and that it runs",

@@ -176,6 +176,7 @@ impl<F: Fold> Runner<F> {
     fn new(services: Services, stop: CancellationToken) -> Self {
         let topic = F::Event::TOPIC.full_name(&services.kafka.prefix);
         let name = F::PROJECTION.name;
+        services.metrics.begin(&[("projection", name)]);
         Self {
             decoder: Decoder::new(&topic),
             topic,

@@ -122,6 +122,13 @@ impl Default for FoldMetrics {
 }
 
 impl FoldMetrics {
+    /// Shows the counters of a projection from the start, so that a first loss is a rise from 0.
+    pub fn begin(&self, label: &OfProjection) {
+        for counter in [&self.records, &self.batches, &self.lost] {
+            drop(counter.get_or_create(label));
+        }
+    }
+
     /// Makes these counters part of `/metrics`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("fold_records", "Records applied", self.records.clone());

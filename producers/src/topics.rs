@@ -1,6 +1,6 @@
 //! Topics as they have to be: creates what is missing, tells what differs, alters nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rdkafka::{
@@ -16,6 +16,8 @@ use schemas::{
 
 use crate::kafka::Kafka;
 
+/// How often the broker is asked for a new topic.
+const VISIBLE_POLL: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a broker may take to answer at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -225,9 +227,34 @@ async fn create(
         new = new.set(key, value);
     }
     match admin.create_topics([&new], options).await?.remove(0) {
-        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
+        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
         Err((_, code)) => bail!("the broker refuses to create topic {name}: {code}"),
     }
+    wait_until_visible(admin, topic, name).await
+}
+
+/// The controller has created it; the brokers hear of it a little later, and whoever comes now would not find it.
+async fn wait_until_visible(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+    name: &str,
+) -> Result<()> {
+    let started = Instant::now();
+    while started.elapsed() < TIMEOUT {
+        let metadata = admin.inner().fetch_metadata(Some(name), TIMEOUT)?;
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        let led = found.map_or(0, |found| {
+            let partitions = found.partitions().iter();
+            partitions
+                .filter(|partition| partition.leader() >= 0)
+                .count()
+        });
+        if i32::try_from(led) == Ok(topic.partitions) {
+            return Ok(());
+        }
+        tokio::time::sleep(VISIBLE_POLL).await;
+    }
+    bail!("topic {name} was created, but the broker does not show it: look into the broker's log")
 }
 
 async fn settings_of(

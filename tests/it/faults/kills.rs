@@ -1,12 +1,27 @@
 //! Processes that fold are killed and paused.
 
+use std::time::Duration;
+
 use producers::clock;
 use rand::{RngExt, rngs::StdRng};
 use serde_json::json;
-use tokio::join;
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    join,
+    time::{sleep, timeout},
+};
 
-use super::{RECOVERY, faults, load::Feed, random};
-use crate::world::{Process, World, eventually_within};
+use super::{PAUSE, RECOVERY, faults, load::Feed, random};
+use crate::{
+    samples::click,
+    world::{Process, Raw, World, eventually_within},
+};
+
+const FOLD: [&str; 3] = ["process", "--only", "clicks"];
+/// For how long a fold waits for a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A rebalance may take longer than that.
+const ATTEMPTS: usize = 5;
 
 fn fork(random: &mut StdRng) -> StdRng {
     clock::generator(Some(random.random()))
@@ -85,6 +100,56 @@ async fn of_two_processes_a_dead_one_and_a_paused_one_never_count_twice() {
     let (second, ()) = join!(happening, feed.run());
     world.must_be_what_the_log_says().await;
     drop(second);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_under_way_when_its_partitions_move_counts_once() {
+    let world = World::new("moving").await;
+    let mut first = world.start(FOLD).await;
+    let mut have_met = false;
+    for _ in 0..ATTEMPTS {
+        // Held up between reading and writing, until the other process has read the same records.
+        let held_up = hold_checkpoints(&world).await;
+        append_everywhere(&world).await;
+        let mut second = world.spawn(&FOLD, &[]);
+        have_met |= both_wait(&world).await;
+        held_up.close().await.unwrap();
+        world.caught_up("clicks").await;
+        second.terminate().await;
+        if have_met {
+            break;
+        }
+    }
+    assert!(have_met, "the processes never had the same records");
+    world.must_be_what_the_log_says().await;
+    first.terminate().await;
+}
+
+/// Locks all checkpoints until the connection is closed.
+async fn hold_checkpoints(world: &World) -> PgConnection {
+    let mut connection = PgConnection::connect(&world.database_url()).await.unwrap();
+    let lock = "BEGIN; SELECT FROM millrace.checkpoints FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+    connection
+}
+
+async fn append_everywhere(world: &World) {
+    let click = click(7, "2026-01-01T00:00:00Z");
+    let value = world.writer("clicks").await.value(&click);
+    let records = (0..800).map(|n| Raw::value(value.clone()).into_partition(n % 8));
+    world.append_all("clicks", records.collect()).await;
+}
+
+/// Whether both folds come to wait for checkpoints before the first has waited too long.
+async fn both_wait(world: &World) -> bool {
+    let query = "SELECT count(*) AS waiting FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name = 'millrace-fold-clicks'";
+    let waiting = async {
+        while world.sql(query).await[0]["waiting"] != 2 {
+            sleep(PAUSE).await;
+        }
+    };
+    timeout(LOCK_TIMEOUT, waiting).await.is_ok()
 }
 
 /// Waits until both processes have been assigned partitions of both topics.

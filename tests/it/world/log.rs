@@ -180,9 +180,7 @@ fn consumer(brokers: &str) -> BaseConsumer {
 }
 
 fn ends(consumer: &BaseConsumer, topic: &str) -> Vec<i64> {
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
-    let partitions = metadata.topics()[0].partitions().len();
-    (0..i32::try_from(partitions).unwrap())
+    (0..partitions(consumer, topic))
         .map(|partition| {
             consumer
                 .fetch_watermarks(topic, partition, PATIENCE)
@@ -190,6 +188,19 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> Vec<i64> {
                 .1
         })
         .collect()
+}
+
+/// How many partitions a topic has. One that was made just now may be unknown to the broker for a moment.
+fn partitions(consumer: &BaseConsumer, topic: &str) -> i32 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let partitions = metadata.topics()[0].partitions().len();
+        if partitions > 0 {
+            return i32::try_from(partitions).unwrap();
+        }
+        assert!(Instant::now() < deadline, "there is no topic {topic}");
+    }
 }
 
 fn read_all(brokers: &str, topic: &str) -> Vec<Record> {
