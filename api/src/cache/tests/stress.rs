@@ -5,6 +5,8 @@ use std::{sync::atomic::AtomicBool, thread};
 use super::*;
 
 const STRESS_PARTITIONS: i32 = 4;
+/// Fewer hits and misses than this would say little.
+const ENOUGH: u64 = 1_000;
 const STRESS_KEYS: i64 = 97;
 const STRESS_FOR: Duration = Duration::from_secs(3);
 
@@ -204,7 +206,8 @@ impl Stress {
             threads.spawn(|| self.project());
             let asking = [1, 2, 3].map(|seed| threads.spawn(move || self.ask_for_long(seed)));
             let until = std::time::Instant::now() + STRESS_FOR;
-            while std::time::Instant::now() < until && asking.iter().all(|one| !one.is_finished()) {
+            let goes_on = || std::time::Instant::now() < until || !self.has_seen_enough();
+            while goes_on() && asking.iter().all(|one| !one.is_finished()) {
                 thread::sleep(Duration::from_millis(10));
             }
             // The projection goes on for as long as somebody waits for it.
@@ -215,6 +218,12 @@ impl Stress {
                 result.expect("nothing was wrong");
             }
         });
+    }
+
+    /// On a busy machine that takes longer.
+    fn has_seen_enough(&self) -> bool {
+        let metrics = &self.cache.metrics;
+        metrics.hits.get() > ENOUGH && metrics.misses.get() > ENOUGH
     }
 
     fn ask_for_long(&self, seed: i64) {
@@ -232,15 +241,5 @@ fn threads_never_hit_an_old_value() {
     for bytes_max in [ROOM, 20 * 200] {
         let stress = Stress::new(bytes_max);
         stress.run();
-        let metrics = &stress.cache.metrics;
-        let counts = (
-            metrics.hits.get(),
-            metrics.misses.get(),
-            metrics.shared.get(),
-        );
-        assert!(
-            counts.0 > 1_000 && counts.1 > 1_000,
-            "hits, misses, shared: {counts:?}"
-        );
     }
 }
