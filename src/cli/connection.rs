@@ -138,6 +138,8 @@ impl Logging {
         };
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
+            // Whoever read the log may have gone; saying so on the same way would panic in the thread that logs.
+            .log_internal_errors(false)
             .with_writer(io::stderr);
         match self.log_format.unwrap_or(unless_told) {
             LogFormat::Text => log.with_ansi(on_terminal).init(),

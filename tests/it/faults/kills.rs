@@ -51,7 +51,7 @@ async fn killed_under_load(world: &World, seed: &str, junk: u32, kills: usize) {
 #[tokio::test]
 async fn killed_again_and_again_every_record_counts_once() {
     let world = World::new("kills").await;
-    killed_under_load(&world, "kills", 0, faults(3)).await;
+    killed_under_load(&world, "kills", 0, faults(10)).await;
 }
 
 #[tokio::test]
