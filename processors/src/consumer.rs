@@ -5,9 +5,11 @@
 //! Where to read from is asked of the owner whenever partitions are assigned: Kafka's committed offsets are only a
 //! gauge for lag tools.
 
+mod assignment;
+
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
         mpsc as commands,
     },
@@ -18,14 +20,14 @@ use std::{
 use producers::kafka::Kafka;
 use projections::checkpoints::Span;
 use rdkafka::{
-    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
-    types::RDKafkaRespErr,
 };
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use self::assignment::Context;
 use crate::record::{Batch, Raw};
 
 /// Batches that wait for the fold.
@@ -202,84 +204,6 @@ fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
         .set("queued.max.messages.kbytes", "16384")
         .set("enable.partition.eof", "false");
     config
-}
-
-/// Answers rebalances, on the reading thread, inside its polls.
-struct Context {
-    topic: String,
-    start: Arc<Start>,
-    epoch: Arc<AtomicU64>,
-    state: Mutex<Assignment>,
-}
-
-#[derive(Default)]
-struct Assignment {
-    epoch: u64,
-    /// Where each partition goes on.
-    next: Vec<(i32, i64)>,
-    /// Assigned, and the owner was not told yet.
-    is_new: bool,
-    failure: Option<String>,
-}
-
-impl Context {
-    fn state(&self) -> MutexGuard<'_, Assignment> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Assigns these partitions from where the owner says.
-    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> Result<(), String> {
-        let next = (self.start)(partitions)?;
-        let mut list = TopicPartitionList::with_capacity(next.len());
-        for &(partition, offset) in &next {
-            list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
-                .map_err(|error| error.to_string())?;
-        }
-        self.adopt(next);
-        self.state().is_new = true;
-        consumer.assign(&list).map_err(|error| error.to_string())
-    }
-
-    fn adopt(&self, next: Vec<(i32, i64)>) {
-        let mut state = self.state();
-        state.epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
-        state.next = next;
-    }
-}
-
-impl ClientContext for Context {
-    fn error(&self, failure: KafkaError, reason: &str) {
-        debug!(topic = self.topic, error = %failure, reason, "the consumer has trouble with the broker");
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        event: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        let partitions: Vec<i32> = list
-            .elements()
-            .iter()
-            .map(|place| place.partition())
-            .collect();
-        let outcome = match event {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                info!(topic = self.topic, ?partitions, "was assigned partitions");
-                self.assign(consumer, &partitions)
-            }
-            _ => {
-                info!(topic = self.topic, ?partitions, "gives partitions back");
-                self.adopt(Vec::new());
-                consumer.unassign().map_err(|error| error.to_string())
-            }
-        };
-        if let Err(failure) = outcome {
-            self.state().failure = Some(failure);
-        }
-    }
 }
 
 /// The reading thread.
