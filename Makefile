@@ -61,7 +61,7 @@ doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
 deny:
-	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --version 0.20.2 --locked
 	cargo deny check bans licenses sources
 	@if cargo deny fetch db; then cargo deny --offline check advisories; \
 	else echo 'deny: the advisory database cannot be reached: advisories are not checked'; fi
