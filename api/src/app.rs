@@ -187,8 +187,9 @@ async fn try_prepare(database: &Database, prefix: &str) -> Result<(), PrepareErr
     prepare(database, prefix).await?;
     let mut connection = database.connect().await?;
     for projection in PROJECTIONS {
-        let topic = format!("{prefix}{}", projection.name);
-        projection.live(&mut connection, &topic).await?;
+        projection
+            .live(&mut connection, &projection.topic(prefix))
+            .await?;
     }
     Ok(())
 }

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Result;
 use producers::kafka::Kafka;
-use projections::{checkpoints, projection::PROJECTIONS};
+use projections::{
+    checkpoints,
+    projection::{PROJECTIONS, Projection},
+};
 use rdkafka::consumer::BaseConsumer;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -59,17 +62,17 @@ impl Meter {
     /// If the broker does not answer.
     pub fn measure(
         &self,
-        projection: &'static str,
+        projection: &'static Projection,
         next_offsets: &[(i32, i64)],
         now_ms: i64,
     ) -> Result<Vec<Lag>> {
         let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = Log::with(&consumer, &format!("{}{projection}", self.prefix))?;
+        let log = Log::with(&consumer, &projection.topic(&self.prefix))?;
         let lag_of = |extent: Extent| {
             let known = next_offsets.iter().find(|(p, _)| *p == extent.partition);
             let next_offset = known.map_or(0, |(_, next_offset)| *next_offset);
             Lag {
-                projection,
+                projection: projection.name,
                 partition: extent.partition,
                 next_offset,
                 end_offset: extent.end_offset,
@@ -102,12 +105,12 @@ impl Meter {
 /// If Postgres does not answer.
 pub async fn next_offsets(
     connection: &mut PgConnection,
-) -> sqlx::Result<Vec<(&'static str, Vec<(i32, i64)>)>> {
+) -> sqlx::Result<Vec<(&'static Projection, Vec<(i32, i64)>)>> {
     let mut all = Vec::new();
-    for projection in PROJECTIONS {
+    for &projection in PROJECTIONS {
         let found = checkpoints::live(&mut *connection, projection.name).await?;
         let offsets = found.iter().map(|c| (c.partition, c.next_offset)).collect();
-        all.push((projection.name, offsets));
+        all.push((projection, offsets));
     }
     Ok(all)
 }

@@ -135,10 +135,7 @@ impl<E: Event> EventWriter<E> {
         let mut values = Vec::new();
         let mut ends = Vec::with_capacity(events.len());
         for event in events {
-            let faults = event.faults();
-            if !faults.is_empty() {
-                return Err(AppendError::Invalid(faults));
-            }
+            self.check(event)?;
             encoder.encode(event, &mut values).map_err(refused)?;
             ends.push(values.len());
         }

@@ -25,8 +25,6 @@ pub struct Checkpoint {
     pub partition: i32,
     /// Offset of the first record that is not applied.
     pub next_offset: i64,
-    /// Time of the newest applied record, milliseconds since 1970-01-01T00:00:00Z.
-    pub record_at_ms: Option<i64>,
 }
 
 /// Why checkpoints did not move.
@@ -123,7 +121,7 @@ pub async fn start(
     .execute(&mut *connection)
     .await?;
     let rows = sqlx::query(
-        "SELECT partition, next_offset, (extract(epoch FROM record_at) * 1000)::bigint
+        "SELECT partition, next_offset
          FROM millrace.checkpoints
          WHERE projection = $1 AND generation = $2 AND topic = $3 AND partition = ANY($4)
          ORDER BY partition",
@@ -146,7 +144,7 @@ pub async fn live(
     projection: &str,
 ) -> sqlx::Result<Vec<Checkpoint>> {
     let rows = sqlx::query(
-        "SELECT partition, next_offset, (extract(epoch FROM record_at) * 1000)::bigint
+        "SELECT partition, next_offset
          FROM millrace.checkpoints WHERE projection = $1 AND live ORDER BY partition",
     )
     .bind(projection)
@@ -159,6 +157,5 @@ fn checkpoint(row: &sqlx::postgres::PgRow) -> sqlx::Result<Checkpoint> {
     Ok(Checkpoint {
         partition: row.try_get(0)?,
         next_offset: row.try_get(1)?,
-        record_at_ms: row.try_get(2)?,
     })
 }

@@ -153,20 +153,3 @@ fn stored(row: &PgRow) -> sqlx::Result<Stored> {
         record_at_ms: row.try_get(7)?,
     })
 }
-
-/// How many there are in the live generations, by projection and reason.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub async fn count(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String, i64)>> {
-    let rows = sqlx::query(
-        "SELECT d.projection, d.reason, count(*)
-         FROM millrace.dead_letters AS d JOIN millrace.generations AS g USING (projection, generation)
-         WHERE g.live GROUP BY 1, 2 ORDER BY 1, 2",
-    )
-    .fetch_all(executor)
-    .await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
-        .collect()
-}

@@ -123,6 +123,11 @@ pub async fn prepare(database: &Database, prefix: &str) -> Result<(), PrepareErr
 }
 
 impl Projection {
+    /// The full name of the topic that it is a fold of: a projection and its topic have one name.
+    pub fn topic(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.name)
+    }
+
     async fn make_first(&self, connection: &mut PgConnection, prefix: &str) -> sqlx::Result<()> {
         let mut transaction = connection.begin().await?;
         let made = sqlx::query(
@@ -132,7 +137,7 @@ impl Projection {
         )
         .bind(self.name)
         .bind(self.version)
-        .bind(format!("{prefix}{}", self.name))
+        .bind(self.topic(prefix))
         .execute(&mut *transaction)
         .await?;
         if made.rows_affected() == 1 {

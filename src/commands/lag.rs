@@ -31,7 +31,7 @@ pub async fn lag(connection: &Connection, args: &LagArgs) -> Result<()> {
     let database = connection.database()?;
     let mut postgres = connect(&database).await?;
     for projection in PROJECTIONS {
-        let topic = format!("{}{}", kafka.prefix, projection.name);
+        let topic = projection.topic(&kafka.prefix);
         match projection.live(&mut postgres, &topic).await {
             // Whatever the version of the fold, its distance to the end can be told.
             Ok(_) | Err(PrepareError::OtherVersion { .. }) => {}

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use rand::{RngExt, rngs::StdRng};
 
 use super::{
-    RECOVERY, faults,
+    faults,
     load::{Fate, Fates, Load, acknowledged, uid},
     random,
     servers::{Turn, servers_to_kill},
 };
-use crate::world::{Process, World, eventually_within};
+use crate::world::{Process, World};
 
 #[tokio::test]
 async fn when_the_broker_dies_the_acknowledged_is_counted_and_the_refused_is_not() {
@@ -49,10 +49,7 @@ async fn kill_once(turn: &Turn, run: &Process, loads: [&Load; 2], random: &mut S
     turn.start("kafka").await;
     clicks.acknowledged_more(200).await;
     orders.acknowledged_more(5).await;
-    eventually_within(RECOVERY, "it is ready again", async || {
-        (run.get("/readyz").await.status == 200).then_some(())
-    })
-    .await;
+    run.ready_again().await;
 }
 
 fn by_number(rows: &[serde_json::Value]) -> BTreeMap<i64, i64> {

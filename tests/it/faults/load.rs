@@ -263,3 +263,24 @@ async fn fate(request: RequestBuilder) -> Fate {
         _ => panic!("{status}: {problem}"),
     }
 }
+
+impl Process {
+    /// Waits until it is ready after what was done to its servers.
+    pub async fn ready_again(&self) {
+        eventually_within(RECOVERY, "it is ready again", async || {
+            (self.get("/readyz").await.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The clicks of each banner, as the tables have them.
+pub async fn clicks_by_banner(world: &World) -> BTreeMap<i64, i64> {
+    let rows = world
+        .sql("SELECT banner_id, sum(v)::bigint AS v FROM clicks.stats GROUP BY 1")
+        .await;
+    let number = |row: &Value, name: &str| row[name].as_i64().unwrap();
+    rows.iter()
+        .map(|row| (number(row, "banner_id"), number(row, "v")))
+        .collect()
+}

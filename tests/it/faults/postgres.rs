@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     PAUSE, RECOVERY, faults,
-    load::{Fate, Fates, Feed, Load, acknowledged, uid},
+    load::{Fate, Fates, Feed, Load, acknowledged, clicks_by_banner, uid},
     random,
     servers::{Turn, servers_to_kill},
 };
@@ -75,10 +75,7 @@ async fn partitions_inherited_while_postgres_is_dead_are_taken_up_when_it_is_bac
         .await;
         turn.start("postgres").await;
         world.applied_more(1_000).await;
-        eventually_within(RECOVERY, "it is ready again", async || {
-            (run.get("/readyz").await.status == 200).then_some(())
-        })
-        .await;
+        run.ready_again().await;
         stop.cancel();
     };
     join!(happening, feed.run());
@@ -111,10 +108,7 @@ async fn kill_once(turn: &Turn, run: &Process, loads: [&Load; 2], random: &mut S
     orders.acknowledged_more(5).await;
     assert_eq!(run.get(&cached).await.status, 200);
     turn.start("postgres").await;
-    eventually_within(RECOVERY, "it is ready again", async || {
-        (run.get("/readyz").await.status == 200).then_some(())
-    })
-    .await;
+    run.ready_again().await;
     eventually("queries are answered again", async || {
         (run.get(STATS).await.status == 200).then_some(())
     })
@@ -172,18 +166,7 @@ impl Announced {
 
 /// Asserts that each click that was acknowledged is counted once.
 pub async fn every_click_counts_once(world: &World, fates: &Fates) {
-    let rows = world
-        .sql("SELECT banner_id, sum(v)::bigint AS v FROM clicks.stats GROUP BY 1")
-        .await;
-    let counted: BTreeMap<_, _> = rows
-        .iter()
-        .map(|row| {
-            (
-                row["banner_id"].as_i64().unwrap(),
-                row["v"].as_i64().unwrap(),
-            )
-        })
-        .collect();
+    let counted = clicks_by_banner(world).await;
     let wanted: BTreeMap<_, _> = acknowledged(fates).map(|number| (number, 1)).collect();
     assert_eq!(counted.len(), wanted.len());
     assert!(counted == wanted, "some clicks are missing or doubled");

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{RECOVERY, faults, servers::servers_to_kill};
+use super::{faults, servers::servers_to_kill};
 use crate::{
     samples::{click, model},
-    world::{Process, Raw, World, avro::Writer, eventually, eventually_within},
+    world::{Process, Raw, World, avro::Writer, eventually},
 };
 
 const CLICKS: &str = include_str!("../../../schemas/avro/clicks.avsc");
@@ -30,13 +30,6 @@ impl Process {
         eventually(&format!("it says {reason:?}"), async || {
             let answer = self.get("/readyz").await;
             (answer.status == 503 && answer.body.contains(reason)).then_some(())
-        })
-        .await;
-    }
-
-    async fn ready_again(&self) {
-        eventually_within(RECOVERY, "it is ready again", async || {
-            (self.get("/readyz").await.status == 200).then_some(())
         })
         .await;
     }

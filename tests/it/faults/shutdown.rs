@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     faults,
-    load::{Fate, Load, acknowledged},
+    load::{Fate, Load, acknowledged, clicks_by_banner},
     random,
     servers::servers_to_kill,
 };
@@ -39,18 +39,7 @@ async fn told_to_stop_under_load_nothing_acknowledged_is_lost() {
     }
     let process = world.start(["process"]).await;
     world.must_be_what_the_log_says().await;
-    let rows = world
-        .sql("SELECT banner_id, sum(v)::bigint AS v FROM clicks.stats GROUP BY 1")
-        .await;
-    let counted: BTreeMap<_, _> = rows
-        .iter()
-        .map(|row| {
-            (
-                row["banner_id"].as_i64().unwrap(),
-                row["v"].as_i64().unwrap(),
-            )
-        })
-        .collect();
+    let counted = clicks_by_banner(&world).await;
     for (banner, clicks) in expected {
         assert!(counted.get(&banner) >= Some(&clicks), "banner {banner}");
     }
