@@ -12,8 +12,10 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{OpenApi as _, openapi::OpenApi};
+use utoipa_axum::router::OpenApiRouter;
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, document, error::ApiError, swagger};
 
 pub mod clicks;
 pub mod health;
@@ -24,12 +26,25 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// The longest that a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Every route of the API.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+/// Every route of the API, with what the document says of it.
+fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(document::Head::openapi())
         .merge(clicks::router())
         .merge(orders::router())
         .merge(health::router())
+        .merge(document::router())
+}
+
+/// The OpenAPI document of these routes.
+pub fn document() -> OpenApi {
+    described().into_openapi()
+}
+
+/// Every route of the process.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, _) = described().split_for_parts();
+    router
+        .merge(swagger::router())
         .fallback(|| async { ApiError::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

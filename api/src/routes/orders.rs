@@ -3,27 +3,34 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     extract::{Query, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use bytes::Bytes;
 use producers::{partition::of_key, writer::Context};
 use projections::orders::{PROJECTION, find as find_row};
 use schemas::{
     event::Event,
-    json,
-    orders::{OrderPlaced, uid_fault},
+    orders::{OrderPlaced, json_schema, uid_fault},
 };
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::time::Instant;
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::JsonBody;
 use crate::{
     app::App,
     cache::{GetError, Wanted},
+    document::{
+        self, BodyProblems, Invalid, NotFound, NotJson, OrderExists, Position, ReadProblems,
+        WriteProblems,
+    },
     error::ApiError,
     positions::{self, MinPositions},
 };
@@ -34,18 +41,42 @@ const JSON: (HeaderName, HeaderValue) = (
 );
 
 /// The routes of the orders.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/order", get(get_order))
-        .route("/v1/orders", post(post_order))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(get_order))
+        .routes(routes!(post_order))
 }
 
+/// An order, as the document describes it: types and rules are those of the event.
+struct Order;
+
+impl PartialSchema for Order {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = json_schema();
+        let example = include_str!("../../../data/model.json");
+        schema["examples"] = json!([serde_json::from_str::<Value>(example).unwrap_or_default()]);
+        document::part(schema)
+    }
+}
+
+impl ToSchema for Order {}
+
 /// The query of a look-up.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ByUid {
+    /// The order's uid.
+    #[param(required = true, min_length = 1, example = "b563feb7b2b84b6test")]
     uid: Option<String>,
 }
 
+/// Find an order
+///
+/// The order as it was placed: nothing added, nothing lost.
+#[utoipa::path(
+    get, path = "/order", tag = "orders", params(ByUid, MinPositions),
+    responses((status = 200, description = "The order.", body = Order), NotFound, ReadProblems)
+)]
 async fn get_order(
     State(app): State<Arc<App>>,
     min: MinPositions,
@@ -62,13 +93,33 @@ async fn get_order(
     }
 }
 
-/// Places an order: 201 once it is on the log.
+/// Place an order
+///
+/// It is on the log when the answer comes. An order that was sent before may be sent again: its uid identifies it, and
+/// it is there once. If two different orders of one uid are sent at the same moment, both may be answered with 201; the
+/// first on the log stays.
+#[utoipa::path(
+    post, path = "/v1/orders", tag = "orders",
+    params((
+        "traceparent" = Option<String>, Header,
+        description = "W3C Trace Context; goes to the log with the event.",
+    )),
+    request_body = Order,
+    responses(
+        (
+            status = 201, description = "It is on the log.", body = Order,
+            headers(("Millrace-Position" = Position, description = "Where it stands on the log.")),
+        ),
+        (status = 200, description = "It was there before: nothing was written.", body = Order),
+        OrderExists, BodyProblems, NotJson, Invalid, WriteProblems,
+    )
+)]
 async fn post_order(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     JsonBody(value): JsonBody,
 ) -> Result<Response, ApiError> {
-    let order: OrderPlaced = json::read(value).map_err(ApiError::invalid)?;
+    let order: OrderPlaced = schemas::json::read(value).map_err(ApiError::invalid)?;
     // A look at what is there is a courtesy; the fold decides. So the order goes through if Postgres is away.
     if let Ok(Some(known)) = find(&app, &order.order_uid, &[], Patience::Courtesy).await {
         if known != body(&order) {
