@@ -137,6 +137,7 @@ fn answer(reasons: &[Reason]) -> Value {
     let lines = reasons
         .iter()
         .map(|reason| format!("* `{}`: {}", name(*reason), about(*reason)));
+    let description = lines.collect::<Vec<_>>().join("\n");
     let mut headers =
         json!({"Cache-Control": {"schema": {"type": "string", "enum": ["no-store"]}}});
     if reasons.iter().any(|reason| reason.passes()) {
@@ -155,7 +156,7 @@ fn answer(reasons: &[Reason]) -> Value {
         "required": if has_errors { &["errors"][..] } else { &[] },
     });
     json!({
-        "description": lines.collect::<Vec<_>>().join("\n"),
+        "description": description,
         "headers": headers,
         "content": {"application/problem+json": {
             "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},

@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod judges;
 mod log;
+mod openapi;
 mod orders;
 mod positions;
 mod reference;

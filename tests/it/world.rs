@@ -170,7 +170,16 @@ impl fmt::Debug for Output {
 ///
 /// # Panics
 /// If it cannot be started or takes longer than a minute.
-pub async fn run_to_end(mut command: Command, stdin: impl AsRef<[u8]>) -> Output {
+pub async fn run_to_end(command: Command, stdin: impl AsRef<[u8]>) -> Output {
+    run_to_end_within(COMMAND_MAX, command, stdin).await
+}
+
+/// The same with another limit.
+pub async fn run_to_end_within(
+    limit: Duration,
+    mut command: Command,
+    stdin: impl AsRef<[u8]>,
+) -> Output {
     let what = format!("{:?}", command.as_std());
     let mut child = command
         .stdin(Stdio::piped())
@@ -183,9 +192,9 @@ pub async fn run_to_end(mut command: Command, stdin: impl AsRef<[u8]>) -> Output
     let stdin = stdin.as_ref().to_vec();
     // A command that does not read has every right not to.
     tokio::spawn(async move { input.write_all(&stdin).await });
-    let output = timeout(COMMAND_MAX, child.wait_with_output()).await;
+    let output = timeout(limit, child.wait_with_output()).await;
     let Ok(output) = output else {
-        panic!("did not end within {COMMAND_MAX:?}: {what}");
+        panic!("did not end within {limit:?}: {what}");
     };
     let output = output.unwrap();
     Output {

@@ -109,6 +109,14 @@ async fn get_order(
         (
             status = 201, description = "It is on the log.", body = Order,
             headers(("Millrace-Position" = Position, description = "Where it stands on the log.")),
+            links(("read" = (
+                operation_id = "get_order",
+                description = "Reads the order that was written.",
+                parameters(
+                    ("query.uid" = "$response.body#/order_uid"),
+                    ("header.Millrace-Min-Position" = "$response.header.Millrace-Position"),
+                ),
+            ))),
         ),
         (status = 200, description = "It was there before: nothing was written.", body = Order),
         OrderExists, BodyProblems, NotJson, Invalid, WriteProblems,
