@@ -34,6 +34,7 @@ struct Health {
     reasons: Vec<String>,
 }
 
+/// Whether all is well.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum HealthStatus {
