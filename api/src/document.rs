@@ -128,8 +128,19 @@ fn describe(reasons: &[Reason]) -> BTreeMap<String, RefOr<Response>> {
         let status = reason.status().as_str().to_owned();
         by_status.entry(status).or_default().push(*reason);
     }
-    let describe = |(status, reasons): (String, Vec<Reason>)| (status, part(answer(&reasons)));
-    by_status.into_iter().map(describe).collect()
+    let answers = by_status.into_iter();
+    answers
+        .map(|(status, reasons)| (status, part(answer(&reasons))))
+        .collect()
+}
+
+/// What an address or a method that is in no operation gets: no operation can list it.
+pub fn outside() -> [(String, RefOr<Response>); 2] {
+    [
+        ("UnknownAddress", Reason::NotFound),
+        ("UnknownMethod", Reason::MethodNotAllowed),
+    ]
+    .map(|(name, reason)| (name.to_owned(), part(answer(&[reason]))))
 }
 
 /// The answer of one status.
@@ -144,6 +155,12 @@ fn answer(reasons: &[Reason]) -> Value {
         headers["Retry-After"] = json!({
             "description": "After so many seconds it may be tried again; not with `outcome_unknown`.",
             "schema": {"type": "integer", "minimum": 1},
+        });
+    }
+    if reasons.contains(&Reason::MethodNotAllowed) {
+        headers["Allow"] = json!({
+            "description": "The methods that the address knows, with commas between.",
+            "schema": {"type": "string"},
         });
     }
     let has_errors = reasons.contains(&Reason::Invalid);

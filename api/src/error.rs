@@ -16,7 +16,7 @@ use crate::cache::GetError;
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// Why a request was not fulfilled, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The request cannot be understood.

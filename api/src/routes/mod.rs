@@ -37,7 +37,10 @@ fn described() -> OpenApiRouter<Arc<App>> {
 
 /// The OpenAPI document of these routes.
 pub fn document() -> OpenApi {
-    described().into_openapi()
+    let mut document = described().into_openapi();
+    let components = document.components.get_or_insert_default();
+    components.responses.extend(document::outside());
+    document
 }
 
 /// Every route of the process.

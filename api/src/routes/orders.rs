@@ -12,10 +12,11 @@ use producers::{partition::of_key, writer::Context};
 use projections::orders::{PROJECTION, find as find_row};
 use schemas::{
     event::Event,
+    json,
     orders::{OrderPlaced, json_schema, uid_fault},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
@@ -52,9 +53,10 @@ struct Order;
 
 impl PartialSchema for Order {
     fn schema() -> RefOr<Schema> {
+        let example: Value = serde_json::from_str(include_str!("../../../data/model.json"))
+            .expect("the model order is JSON");
         let mut schema = json_schema();
-        let example = include_str!("../../../data/model.json");
-        schema["examples"] = json!([serde_json::from_str::<Value>(example).unwrap_or_default()]);
+        schema["examples"] = vec![example].into();
         document::part(schema)
     }
 }
@@ -127,7 +129,7 @@ async fn post_order(
     headers: HeaderMap,
     JsonBody(value): JsonBody,
 ) -> Result<Response, ApiError> {
-    let order: OrderPlaced = schemas::json::read(value).map_err(ApiError::invalid)?;
+    let order: OrderPlaced = json::read(value).map_err(ApiError::invalid)?;
     // A look at what is there is a courtesy; the fold decides. So the order goes through if Postgres is away.
     if let Ok(Some(known)) = find(&app, &order.order_uid, &[], Patience::Courtesy).await {
         if known != body(&order) {
