@@ -14,13 +14,13 @@ use producers::{
 };
 use projections::{
     db::Database,
+    pool::Pool,
     projection::{PROJECTIONS, PrepareError, prepare},
 };
 use schemas::{
     clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::RegistryError,
     topics::Topic,
 };
-use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -61,7 +61,7 @@ pub struct App {
     /// Limits of waiting and memory.
     pub limits: Limits,
     /// Connections for what runs beside the requests.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Orders on their way to the log.
     pub order_writer: Arc<EventWriter<OrderPlaced>>,
     /// Orders that were read, as the JSON of their answer.
@@ -87,7 +87,7 @@ pub struct Core {
     /// What all share.
     pub app: Arc<App>,
     /// Connections for queries: they belong to the runtime that opens them.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Clicks on their way to the log. Whoever waits is told the place of the batch, as it goes into the answer.
     pub clicks: Arc<Lane<BannerClicked, HeaderValue>>,
 }

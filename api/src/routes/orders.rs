@@ -11,14 +11,16 @@ use axum::{
 };
 use bytes::Bytes;
 use producers::{partition::of_key, writer::Context};
-use projections::orders::{PROJECTION, find as find_row};
+use projections::{
+    orders::{PROJECTION, find as find_row},
+    pool::Pool,
+};
 use schemas::{
     event::Event,
     json,
     orders::{OrderPlaced, uid_fault},
 };
 use serde::Deserialize;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::JsonBody;
@@ -148,7 +150,7 @@ impl App {
 /// 503 if that is not possible in time.
 pub async fn find(
     app: &App,
-    pool: &PgPool,
+    pool: &Pool,
     uid: &str,
     places: &[(i32, i64)],
     patience: Patience,
