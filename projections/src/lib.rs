@@ -12,3 +12,4 @@ pub mod dead_letters;
 pub mod orders;
 pub mod projection;
 pub mod schema_ids;
+pub mod server;

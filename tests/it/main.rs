@@ -10,6 +10,7 @@
 mod cli;
 mod clicks;
 mod cuts;
+mod doctor;
 mod faults;
 mod harness;
 mod health;
