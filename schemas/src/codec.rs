@@ -283,7 +283,7 @@ impl<E: Event> Decoder<E> {
             Err(_) if !registered_here => return Ok((Reader::Foreign, "foreign".to_owned())),
             Err(error) => return Err(unreadable(brief(error))),
         };
-        let fingerprint = writer.fingerprint::<Rabin>().to_string();
+        let fingerprint = fingerprint(&writer);
         let own = E::schema();
         let current = writer.canonical_form() == own.canonical_form();
         if !registered_here {
@@ -308,6 +308,15 @@ impl<E: Event> Decoder<E> {
             .map_err(|error| unreadable(brief(error)))?;
         Ok((Reader::Resolved(reader), fingerprint))
     }
+}
+
+/// The fingerprint that a [`Decoder`] gives for the schema of this text; none if the text is no schema.
+pub fn fingerprint_of(text: &str) -> Option<String> {
+    Schema::parse_str(text).ok().as_ref().map(fingerprint)
+}
+
+fn fingerprint(schema: &Schema) -> String {
+    schema.fingerprint::<Rabin>().to_string()
 }
 
 /// Whether this build can read what was written to `topic` with the schema of this text; and if so, whether it is the

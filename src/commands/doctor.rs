@@ -29,9 +29,14 @@ pub async fn doctor(connection: &Connection, args: &DoctorArgs) -> Result<()> {
     process::check(&mut report)?;
     let kafka = connection.kafka();
     let broker_answers = broker::check(&kafka, &mut report).await?;
-    registry::check(&connection.registry()?, &kafka.prefix, &mut report).await?;
+    let registry = connection.registry()?;
+    let registry_answers = registry::check(&registry, &kafka.prefix, &mut report).await?;
     let log = broker_answers.then_some(&kafka);
-    database::check(&connection.database()?, &kafka.prefix, log, &mut report).await?;
+    let database = connection.database()?;
+    let met = database::check(&database, &kafka.prefix, log, &mut report).await?;
+    if let (true, Some(met)) = (registry_answers, met) {
+        registry::check_ids(&registry, &met, &mut report).await?;
+    }
     report.end()
 }
 

@@ -88,6 +88,7 @@ async fn the_doctor_finds_nothing_where_all_is_well() {
         "projection orders",
         "projection orders, dead letters",
         "projection orders, lag",
+        "schema ids",
     ] {
         assert_eq!(said.of(check).0, "ok", "{check}: {:?}", said.of(check));
     }
@@ -284,6 +285,15 @@ async fn the_doctor_names_tables_that_are_not_of_this_build_or_of_this_log() {
     ask(&world, &[])
         .await
         .must_fail(&["projection orders, lag"], &words);
+
+    world
+        .execute("UPDATE millrace.checkpoints SET next_offset = 0 WHERE partition = 3")
+        .await;
+    world
+        .execute("UPDATE millrace.schema_ids SET fingerprint = 'another'")
+        .await;
+    let words = ["meant another schema", "MILLRACE_REGISTRY_URL"];
+    ask(&world, &[]).await.must_fail(&["schema ids"], &words);
 
     world
         .execute("UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 1")

@@ -9,6 +9,7 @@ use projections::{
     db::{Database, PgConnection, SqlError},
     dead_letters,
     projection::{self, Generation, Migrated, PROJECTIONS, PrepareError, Projection},
+    schema_ids::{self, Met},
     server::{self, Server},
 };
 use tokio::{task::block_in_place, time::timeout};
@@ -21,19 +22,21 @@ use crate::{
 
 /// How long all questions to Postgres may take together.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The most schema ids that are compared.
+const IDS_MAX: i64 = 100;
 const VERSION_MIN: i32 = 140_000;
 /// For what a process asks and does besides queries and folds.
 const CONNECTIONS_BESIDES: i64 = 2;
 /// A fold that is farther behind needs a look.
 const BEHIND_MAX_SECONDS: f64 = 60.0;
 
-/// `log` is where the log can be asked, if it can.
+/// The schema ids that folds have met; none if Postgres cannot tell. `log` is where the log can be asked, if it can.
 pub(super) async fn check(
     database: &Database,
     prefix: &str,
     log: Option<&Kafka>,
     report: &mut Report,
-) -> Result<()> {
+) -> Result<Option<Vec<Met>>> {
     let answers = async {
         let mut postgres = connect(database).await?;
         let answers = timeout(PATIENCE, ask(&mut postgres, prefix)).await;
@@ -45,7 +48,10 @@ pub(super) async fn check(
     };
     let answers = match answers.await {
         Ok(answers) => answers,
-        Err(error) => return report.failed("database", output::with_cause(&error)),
+        Err(error) => {
+            report.failed("database", output::with_cause(&error))?;
+            return Ok(None);
+        }
     };
     judge_server(database, &answers.server, report)?;
     let now_ms = answers.server.now_ms;
@@ -54,11 +60,17 @@ pub(super) async fn check(
     for (projection, live, dead) in answers.projections {
         judge_projection(projection.name, live, dead, report)?;
     }
-    let Some(kafka) = log else { return Ok(()) };
+    if let Some(kafka) = log {
+        check_lag(kafka, &answers.next_offsets, report)?;
+    }
+    Ok(answers.met)
+}
+
+fn check_lag(kafka: &Kafka, next_offsets: &[NextOffsets], report: &mut Report) -> Result<()> {
     let meter = Meter::new(kafka)?;
-    for (projection, offsets) in answers.next_offsets {
+    for (projection, offsets) in next_offsets {
         let check = format!("projection {}, lag", projection.name);
-        match block_in_place(|| meter.measure(projection, &offsets, clock::now_ms())) {
+        match block_in_place(|| meter.measure(projection, offsets, clock::now_ms())) {
             Ok(lags) => judge_lag(&check, &lags, report)?,
             Err(error) => report.failed(check, output::with_cause(&error))?,
         }
@@ -73,8 +85,13 @@ struct Answers {
     migrated: Migrated,
     /// Each with its live generation and the number of its dead letters; none while the tables are not this build's.
     projections: Vec<(&'static Projection, Result<Generation, PrepareError>, i64)>,
-    next_offsets: Vec<(&'static Projection, Vec<(i32, i64)>)>,
+    next_offsets: Vec<NextOffsets>,
+    /// The schema ids that folds have met; none while the tables are not this build's.
+    met: Option<Vec<Met>>,
 }
+
+/// The checkpoints of a projection: partitions and next offsets.
+type NextOffsets = (&'static Projection, Vec<(i32, i64)>);
 
 async fn ask(postgres: &mut PgConnection, prefix: &str) -> Result<Answers, SqlError> {
     let (asked_ms, server) = timed(server::look(postgres)).await;
@@ -84,6 +101,7 @@ async fn ask(postgres: &mut PgConnection, prefix: &str) -> Result<Answers, SqlEr
         migrated: projection::migrated(postgres).await?,
         projections: Vec::new(),
         next_offsets: Vec::new(),
+        met: None,
     };
     if answers.migrated != Migrated::Fully {
         return Ok(answers);
@@ -97,6 +115,7 @@ async fn ask(postgres: &mut PgConnection, prefix: &str) -> Result<Answers, SqlEr
         answers.projections.push((projection, live, dead));
     }
     answers.next_offsets = next_offsets(postgres).await?;
+    answers.met = Some(schema_ids::newest(postgres, IDS_MAX).await?);
     Ok(answers)
 }
 
