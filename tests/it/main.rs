@@ -10,6 +10,7 @@
 mod cli;
 mod clicks;
 mod cuts;
+mod doctor;
 mod faults;
 mod harness;
 mod health;
@@ -20,4 +21,5 @@ mod orders;
 mod positions;
 mod reference;
 mod samples;
+mod server;
 mod world;

@@ -72,7 +72,8 @@ impl Servers {
         format!("{server}/{database}")
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    /// What changes topics.
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
         ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
             .create()
@@ -384,9 +385,12 @@ impl World {
     }
 
     /// Makes a topic that is not as it has to be.
-    pub async fn create_topic(&self, name: &str, partitions: i32) {
+    pub async fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let name = self.topic(name);
-        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
         let made = self
             .servers
             .admin()

@@ -26,7 +26,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Body, parse};
 use crate::{
-    app::App,
+    app::Core,
     document::{self, BodyProblems, ReadProblems, WriteProblems},
     error::ApiError,
     positions::{self, MinPositions},
@@ -41,7 +41,7 @@ const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// The routes of the clicks.
-pub fn router() -> OpenApiRouter<Arc<App>> {
+pub fn router() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
         .routes(routes!(count, post_count, not_counted, allowed))
         .routes(routes!(post_stats, get_stats))
@@ -77,18 +77,17 @@ impl IntoResponses for Counted {
     responses(Counted, WriteProblems)
 )]
 async fn count(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
 ) -> Result<Response, ApiError> {
     let click = BannerClicked {
         banner_id,
         received_at: clock::now_ms(),
     };
-    let position = app.clicks.append(click).await?;
+    let position = core.clicks.append(click).await?;
     let mut response = (StatusCode::NO_CONTENT, [NO_STORE]).into_response();
     if let Some(position) = position {
-        let headers = response.headers_mut();
-        headers.insert(positions::POSITION.clone(), positions::header(&position));
+        response.headers_mut().insert(positions::POSITION, position);
     }
     Ok(response)
 }
@@ -103,8 +102,8 @@ async fn count(
     params(BannerId),
     responses(Counted, WriteProblems)
 )]
-async fn post_count(app: State<Arc<App>>, banner_id: BannerId) -> Result<Response, ApiError> {
-    count(app, banner_id).await
+async fn post_count(core: State<Arc<Core>>, banner_id: BannerId) -> Result<Response, ApiError> {
+    count(core, banner_id).await
 }
 
 /// Ask whether a banner can be counted
@@ -237,13 +236,13 @@ struct StepAnswer {
     responses((status = 200, description = "The clicks.", body = StatsAnswer), BodyProblems, ReadProblems)
 )]
 async fn post_stats(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
     min: MinPositions,
     Body(body): Body,
 ) -> Result<Json<StatsAnswer>, ApiError> {
     let Range { from, to } = parse(&body)?;
-    answer(&app, banner_id, from, to, Step::Minute, &min).await
+    answer(&core, banner_id, from, to, Step::Minute, &min).await
 }
 
 /// Clicks of a banner by minute, hour or day
@@ -254,7 +253,7 @@ async fn post_stats(
     responses((status = 200, description = "The clicks.", body = StatsAnswer), ReadProblems)
 )]
 async fn get_stats(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
     min: MinPositions,
     query: Result<Query<Steps>, axum::extract::rejection::QueryRejection>,
@@ -266,11 +265,11 @@ async fn get_stats(
         StepName::Hour => Step::Hour,
         StepName::Day => Step::Day,
     };
-    answer(&app, banner_id, from, to, step, &min).await
+    answer(&core, banner_id, from, to, step, &min).await
 }
 
 async fn answer(
-    app: &App,
+    core: &Core,
     banner_id: i64,
     from: Timestamp,
     to: Timestamp,
@@ -291,9 +290,9 @@ async fn answer(
     // Long answers are made in memory: few at a time.
     let _permit = match query.to_minute - query.from_minute {
         ..=SHORT_MINUTES => None,
-        _ => app.long_answers.acquire().await.ok(),
+        _ => core.app.long_answers.acquire().await.ok(),
     };
-    let stats = caught_up(app, query, &min.of(app, BannerClicked::TOPIC)).await?;
+    let stats = caught_up(core, query, &min.of(&core.app, BannerClicked::TOPIC)).await?;
     if i64::try_from(stats.steps.len()).is_ok_and(|steps| steps > STEPS_MAX) {
         return Err(ApiError::bad_request(format!(
             "more than {STEPS_MAX} steps: ask for a shorter time or a longer step"
@@ -311,11 +310,16 @@ async fn answer(
 }
 
 /// Counts once the projection has come to these places.
-async fn caught_up(app: &App, query: StatsQuery, places: &[(i32, i64)]) -> Result<Stats, ApiError> {
+async fn caught_up(
+    core: &Core,
+    query: StatsQuery,
+    places: &[(i32, i64)],
+) -> Result<Stats, ApiError> {
+    let app = &core.app;
     let deadline = Instant::now() + app.limits.wait;
     let watermarks = &app.services.watermarks;
     loop {
-        let found = stats(&app.pool, query).await;
+        let found = stats(&core.pool, query).await;
         let found = found.map_err(|error| ApiError::from_sqlx(&error))?;
         let is_in = |(partition, offset): &(i32, i64)| {
             let next = found.checkpoints.iter().find(|(p, _)| p == partition);

@@ -12,10 +12,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{app::App, metrics};
+use crate::{app::Core, metrics};
 
 /// The routes of health and metrics.
-pub fn router() -> OpenApiRouter<Arc<App>> {
+pub fn router() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
         .routes(routes!(alive))
         .routes(routes!(healthz))
@@ -84,8 +84,8 @@ async fn healthcheck() -> Json<Health> {
         (status = 503, description = "Some part waits; `reasons` says which, and for what.", body = Health),
     )
 )]
-async fn ready(State(app): State<Arc<App>>) -> Response {
-    let reasons = app.services.status.not_ready();
+async fn ready(State(core): State<Arc<Core>>) -> Response {
+    let reasons = core.app.services.status.not_ready();
     if reasons.is_empty() {
         return alive().await.into_response();
     }
@@ -104,11 +104,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         body = String, content_type = "application/openmetrics-text",
     ))
 )]
-async fn metrics_text(State(app): State<Arc<App>>) -> Response {
+async fn metrics_text(State(core): State<Arc<Core>>) -> Response {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
-        metrics::text(&app.registry),
+        metrics::text(&core.app.registry),
     )
         .into_response()
 }

@@ -15,7 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{app::App, document, error::ApiError, swagger};
+use crate::{app::Core, document, error::ApiError, swagger};
 
 pub mod clicks;
 pub mod health;
@@ -27,7 +27,7 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Every route of the API, with what the document says of it.
-fn described() -> OpenApiRouter<Arc<App>> {
+fn described() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::with_openapi(document::Head::openapi())
         .merge(clicks::router())
         .merge(orders::router())
@@ -44,7 +44,7 @@ pub fn document() -> OpenApi {
 }
 
 /// Every route of the process.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(core: Arc<Core>) -> Router {
     let (router, _) = described().split_for_parts();
     router
         .merge(swagger::router())
@@ -54,12 +54,12 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             ApiError::internal().into_response()
         }))
-        .layer(from_fn_with_state(Arc::clone(&app), watch))
-        .with_state(app)
+        .layer(from_fn_with_state(Arc::clone(&core), watch))
+        .with_state(core)
 }
 
 /// Bounds the time of a request and counts its answer.
-async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn watch(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
     let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
         .await
         .unwrap_or_else(|_| ApiError::timeout().into_response());
@@ -68,7 +68,11 @@ async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         400..500 => "client_error",
         _ => "server_error",
     };
-    app.metrics.answers.get_or_create(&[("class", class)]).inc();
+    core.app
+        .metrics
+        .answers
+        .get_or_create(&[("class", class)])
+        .inc();
     response
 }
 
