@@ -2,6 +2,7 @@
 //!
 //! * [`server`]: from configuration to listening and draining; [`app`]: what the handlers share.
 //! * [`routes`]: thin handlers, one file a domain.
+//! * [`pages`]: what people see in a browser.
 //! * [`cache`]: a cache that the log keeps fresh; [`tail`]: the log's end of it.
 //! * [`positions`]: reading one's own writes; [`error`]: problem details; [`metrics`], [`observer`]: how it does.
 
@@ -10,6 +11,7 @@ pub mod cache;
 pub mod error;
 pub mod metrics;
 pub mod observer;
+pub mod pages;
 pub mod positions;
 pub mod routes;
 pub mod server;

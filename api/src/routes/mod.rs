@@ -6,14 +6,14 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Request, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, error::ApiError, pages};
 
 pub mod clicks;
 pub mod health;
@@ -30,6 +30,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(clicks::router())
         .merge(orders::router())
         .merge(health::router())
+        .merge(pages::router())
         .fallback(|| async { ApiError::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -40,9 +41,9 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Bounds the time of a request and counts its answer.
+/// Bounds the time of a request and counts its answer; nobody is to guess what an answer is.
 async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
+    let mut response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
         .await
         .unwrap_or_else(|_| ApiError::timeout().into_response());
     let class = match response.status().as_u16() {
@@ -51,6 +52,10 @@ async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         _ => "server_error",
     };
     app.metrics.answers.get_or_create(&[("class", class)]).inc();
+    let nosniff = HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }
 

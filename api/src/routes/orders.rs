@@ -42,8 +42,9 @@ pub fn router() -> Router<Arc<App>> {
 
 /// The query of a look-up.
 #[derive(Debug, Deserialize)]
-struct ByUid {
-    uid: Option<String>,
+pub struct ByUid {
+    /// Whose order.
+    pub uid: Option<String>,
 }
 
 async fn get_order(
