@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod log;
 mod orders;
+mod pages;
 mod positions;
 mod reference;
 mod samples;

@@ -78,9 +78,15 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
+/// What is away is looked for every second.
+const TRY_AGAIN: (HeaderName, &str) = (header::RETRY_AFTER, "1");
+
 /// A page as an answer.
 pub fn answer(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
+        Ok(html) if status == StatusCode::SERVICE_UNAVAILABLE => {
+            (status, HEADERS, [TRY_AGAIN], html).into_response()
+        }
         Ok(html) => (status, HEADERS, html).into_response(),
         Err(error) => {
             error!(%error, "a page could not be made");

@@ -1,0 +1,126 @@
+//! How the pages look: on a narrow screen, in the dark, to weak eyes.
+
+use serde_json::{Value, json};
+
+use super::{address, address_of, place};
+use crate::{
+    samples::{model, with},
+    world::{Browser, Process, World},
+};
+
+/// A narrow telephone, in pixels.
+const NARROW: u32 = 360;
+/// The contrast that text has to have at least (WCAG 2.2, 1.4.3).
+const CONTRAST_MIN: f64 = 4.5;
+
+/// Places orders of all kinds, and gives the addresses of all pages that look in another way.
+async fn pages(run: &Process) -> Vec<(&'static str, String)> {
+    place(run, &model()).await;
+    let long = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
+        .repeat(5);
+    let mut wide = with(model(), "/order_uid", json!("W".repeat(100)));
+    for field in [
+        "/items/0/name",
+        "/items/0/brand",
+        "/items/0/rid",
+        "/delivery/address",
+        "/track_number",
+    ] {
+        wide = with(wide, field, json!(long));
+    }
+    for field in [
+        "/items/0/price",
+        "/items/0/sale",
+        "/payment/amount",
+        "/items/0/status",
+    ] {
+        wide = with(wide, field, json!(i64::MAX));
+    }
+    wide = with(wide, "/date_created", json!(long));
+    place(run, &wide).await;
+    let model = model();
+    let of = |uid: &str| address_of(run, uid);
+    vec![
+        ("start", address(run, "/")),
+        ("empty", address(run, "/orders")),
+        ("found", of(model["order_uid"].as_str().unwrap())),
+        ("wide", of(&"W".repeat(100))),
+        ("unknown", of(&"M".repeat(100))),
+        ("impossible", of(&"x".repeat(3_000))),
+    ]
+}
+
+#[tokio::test]
+async fn nothing_is_wider_than_a_narrow_screen() {
+    let world = World::new("narrow").await;
+    let run = world.start(["run"]).await;
+    let mut browser = Browser::open().await;
+    browser.resize(NARROW, 740).await;
+    for (name, page) in pages(&run).await {
+        browser.goto(&page).await;
+        browser
+            .value("document.querySelectorAll('details').forEach(details => details.open = true)")
+            .await;
+        browser.picture(&format!("narrow-{name}")).await;
+        let width = browser.value("document.documentElement.scrollWidth").await;
+        assert_eq!(width, NARROW, "{name}");
+        // What only screen readers are meant to meet is cut off by itself.
+        let outside = format!(
+            "[...document.body.querySelectorAll('*')].filter(e => !e.closest('.skip, .unseen, thead'))
+                .filter(e => e.getBoundingClientRect().right > {NARROW} || e.getBoundingClientRect().left < 0
+                    || e.tagName !== 'INPUT' && getComputedStyle(e).display !== 'inline' && e.scrollWidth > e.clientWidth + 1)
+                .map(e => e.outerHTML.slice(0, 120))"
+        );
+        assert_eq!(browser.value(&outside).await, json!([]), "{name}");
+    }
+    browser.forgive("Failed to load resource").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn text_can_be_read_by_day_and_by_night() {
+    let world = World::new("contrast").await;
+    let run = world.start(["run"]).await;
+    let mut browser = Browser::open().await;
+    let pages = pages(&run).await;
+    let mut papers = Vec::new();
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme).await;
+        for (name, page) in &pages {
+            browser.goto(page).await;
+            browser
+                .value(
+                    "document.querySelectorAll('details').forEach(details => details.open = true)",
+                )
+                .await;
+            browser.picture(&format!("{scheme}-{name}")).await;
+            let contrasts = browser.value(CONTRASTS).await;
+            let contrasts = contrasts.as_array().unwrap();
+            assert!(contrasts.len() > 5, "{contrasts:?}");
+            let weak = |found: &&Value| found["contrast"].as_f64().unwrap() < CONTRAST_MIN;
+            let weak: Vec<_> = contrasts.iter().filter(weak).collect();
+            assert_eq!(weak, [] as [&Value; 0], "{scheme} {name}");
+        }
+        let paper = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]";
+        papers.push(browser.value(paper).await.as_i64().unwrap());
+    }
+    assert!(papers[0] > 200 && papers[1] < 50, "{papers:?}");
+    browser.forgive("Failed to load resource").await;
+    browser.close().await;
+}
+
+/// Of each element with a text of its own: the contrast of its colour with what is behind it (WCAG 2.2).
+const CONTRASTS: &str = "(() => {
+    const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+    const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const luminance = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+    const behind = e => {
+        const colour = channels(getComputedStyle(e).backgroundColor);
+        return colour[3] === 0 && e.parentElement ? behind(e.parentElement) : colour;
+    };
+    const hasText = e => [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.data.trim());
+    return [...document.body.querySelectorAll('*')].filter(hasText).filter(e => e.checkVisibility()).map(e => {
+        const [light, dark] = [luminance(channels(getComputedStyle(e).color)), luminance(behind(e))].sort((a, b) => b - a);
+        return {text: e.innerText.slice(0, 40), contrast: (light + 0.05) / (dark + 0.05)};
+    });
+})()";
