@@ -23,8 +23,9 @@ use tokio::{
 use super::{PATIENCE, eventually};
 
 /// `no-sandbox`: it could not be made by root, and what is loaded is our own.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "--headless",
+    "--hide-scrollbars",
     "--remote-debugging-pipe",
     "--no-sandbox",
     "--disable-gpu",
