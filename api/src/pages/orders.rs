@@ -1,4 +1,5 @@
-//! The page `/orders`: an order as its buyer would read it. The look-up is that of `routes/orders.rs`.
+//! The page `/orders`: an order as its buyer would read it. Before this: `api/src/routes/orders.rs`, whose look-up it
+//! is; next: `orders.html` beside it.
 
 use std::sync::Arc;
 

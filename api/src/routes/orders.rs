@@ -1,4 +1,5 @@
-//! Orders: placing and finding them. Before this: `projections/src/orders.rs`.
+//! Orders: placing and finding them. Before this: `projections/src/orders.rs`; next:
+//! `api/src/pages/orders.rs`.
 
 use std::{sync::Arc, time::Duration};
 

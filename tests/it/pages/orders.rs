@@ -38,15 +38,45 @@ async fn a_buyer_sees_everything_of_the_model_order() {
         assert!(text.contains(shown), "no {shown} in\n{text}");
     }
     assert!(!text.contains("ab4219087a764ae0btest"), "{text}");
-    browser.click("summary").await;
-    browser.reads("ab4219087a764ae0btest").await;
+    must_show_all(&mut browser, &model()).await;
     browser.picture("found-with-details").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn every_field_of_an_order_is_on_the_page() {
+    let world = World::new("fields").await;
+    let run = world.start(["run"]).await;
+    // No value of one field could be taken for that of another.
+    let mut distinct = model();
+    for (n, (pointer, value)) in (0..).zip(leaves(String::new(), &model())) {
+        let name = pointer.rsplit('/').next().unwrap();
+        let other = match value {
+            _ if ["currency", "date_created"].contains(&name) => continue,
+            Value::Number(_) => json!(123_456 + 7_919 * n),
+            _ => json!(format!("{name}@{n}")),
+        };
+        distinct = with(distinct, &pointer, other);
+    }
+    place(&run, &distinct).await;
+    let mut browser = Browser::open().await;
+    let uid = distinct["order_uid"].as_str().unwrap();
+    browser.goto(&address_of(&run, uid)).await;
+    must_show_all(&mut browser, &distinct).await;
+    browser.close().await;
+}
+
+/// Opens what is closed and looks for every value.
+async fn must_show_all(browser: &mut Browser, order: &Value) {
+    browser.click("summary").await;
+    browser
+        .reads(order["items"][0]["rid"].as_str().unwrap())
+        .await;
     let text = browser.text().await;
-    for (pointer, value) in leaves(String::new(), &model()) {
+    for (pointer, value) in leaves(String::new(), order) {
         let shown = shown(&pointer, &value);
         assert!(text.contains(&shown), "{pointer}: no {shown} in\n{text}");
     }
-    browser.close().await;
 }
 
 /// Every value of an event and its place.
@@ -62,7 +92,7 @@ fn leaves(pointer: String, value: &Value) -> Vec<(String, Value)> {
         .collect()
 }
 
-/// A value of the model order as the page shows it.
+/// A value of an order as the page shows it.
 fn shown(pointer: &str, value: &Value) -> String {
     const AMOUNTS: [&str; 6] = [
         "amount",
@@ -76,7 +106,11 @@ fn shown(pointer: &str, value: &Value) -> String {
     match value {
         Value::Number(cents) if AMOUNTS.contains(&name) => {
             let cents = cents.as_i64().unwrap();
-            format!("USD {}.{:02}", cents / 100, cents % 100)
+            let (whole, part) = (cents / 100, cents % 100);
+            match whole / 1_000 {
+                0 => format!("USD {whole}.{part:02}"),
+                thousands => format!("USD {thousands},{:03}.{part:02}", whole % 1_000),
+            }
         }
         Value::Number(number) => number.to_string(),
         Value::String(text) => text.clone(),
