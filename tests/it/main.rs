@@ -19,4 +19,5 @@ mod pages;
 mod positions;
 mod reference;
 mod samples;
+mod server;
 mod world;

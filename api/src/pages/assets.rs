@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 
-use crate::{app::App, error::ApiError};
+use crate::{app::Core, error::ApiError};
 
 /// One file: its name, its type, its text.
 type Asset = (&'static str, &'static str, &'static str);
@@ -31,7 +31,7 @@ const ASSETS: &[Asset] = &[
 ];
 
 /// The route of the assets.
-pub fn router() -> Router<Arc<App>> {
+pub fn router() -> Router<Arc<Core>> {
     Router::new().route("/assets/{name}", get(serve))
 }
 

@@ -6,7 +6,7 @@ use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
 
 use super::{LINKS, PAGES, answer};
-use crate::app::App;
+use crate::app::Core;
 
 #[derive(Template)]
 #[template(path = "home.html")]
@@ -16,7 +16,7 @@ struct Home {
 }
 
 /// Shows the page.
-pub async fn show(State(app): State<Arc<App>>) -> Response {
-    let reasons = app.services.status.not_ready();
+pub async fn show(State(core): State<Arc<Core>>) -> Response {
+    let reasons = core.app.services.status.not_ready();
     answer(StatusCode::OK, &Home { reasons })
 }

@@ -14,7 +14,7 @@ use axum::{
 };
 use tracing::error;
 
-use crate::{app::App, error::ApiError};
+use crate::{app::Core, error::ApiError};
 
 pub mod assets;
 mod format;
@@ -30,7 +30,7 @@ pub struct Page {
     /// What one finds there.
     pub about: &'static str,
     /// Who answers.
-    pub serve: fn() -> MethodRouter<Arc<App>>,
+    pub serve: fn() -> MethodRouter<Arc<Core>>,
 }
 
 /// Something that is no page, linked from `/`.
@@ -56,7 +56,7 @@ pub const LINKS: &[Link] = &[
 ];
 
 /// The pages and what they are made of.
-pub fn router() -> Router<Arc<App>> {
+pub fn router() -> Router<Arc<Core>> {
     let start = Router::new()
         .route("/", get(home::show))
         .merge(assets::router());

@@ -18,7 +18,7 @@ use schemas::{
 
 use super::{PAGES, answer, format};
 use crate::{
-    app::App,
+    app::Core,
     error::ApiError,
     positions::MinPositions,
     routes::orders::{ByUid, Patience, find},
@@ -50,13 +50,13 @@ enum Outcome {
 
 /// Shows the page, with an order if one is asked for.
 pub async fn show(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     min: MinPositions,
     query: Result<Query<ByUid>, QueryRejection>,
 ) -> Response {
     let (uid, outcome) = match query {
         Ok(Query(ByUid { uid: Some(uid) })) => {
-            let outcome = look_up(&app, &uid, &min).await;
+            let outcome = look_up(&core, &uid, &min).await;
             (uid, outcome)
         }
         Ok(Query(ByUid { uid: None })) => (String::new(), Outcome::NotAsked),
@@ -68,18 +68,19 @@ pub async fn show(
     answer(outcome.status(), &OrdersPage { uid, outcome })
 }
 
-async fn look_up(app: &App, uid: &str, min: &MinPositions) -> Outcome {
+async fn look_up(core: &Core, uid: &str, min: &MinPositions) -> Outcome {
     if uid.trim().is_empty() {
         return Outcome::Empty;
     }
     if let Some(fault) = uid_fault(uid) {
         return Outcome::Impossible(fault);
     }
-    let places = min.of(app, OrderPlaced::TOPIC);
-    let mut found = find(app, uid, &places, Patience::Answer).await;
+    let places = min.of(&core.app, OrderPlaced::TOPIC);
+    let find = |uid| find(&core.app, &core.pool, uid, &places, Patience::Answer);
+    let mut found = find(uid).await;
     // What is copied from elsewhere often brings a space along.
     if matches!(found, Ok(None)) && uid != uid.trim() {
-        found = find(app, uid.trim(), &places, Patience::Answer).await;
+        found = find(uid.trim()).await;
     }
     found.into()
 }
