@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A narrow telephone, the least width at which items are a table, and a laptop, in pixels.
-const WIDTHS: [u32; 3] = [360, 577, 1_000];
+const WIDTHS: [u32; 3] = [360, 641, 1_000];
 const OPEN_DETAILS: &str =
     "document.querySelectorAll('details').forEach(details => details.open = true)";
 /// The contrast that text has to have at least (WCAG 2.2, 1.4.3).
@@ -64,7 +64,10 @@ async fn nothing_is_wider_than_the_screen() {
             browser.goto(page).await;
             browser.value(OPEN_DETAILS).await;
             browser.picture(&format!("{width}-{name}")).await;
-            let widths = browser.value(WIDTHS_OF_ALL).await;
+            // Numbers as long as these are scrolled in their own place, where there is a table.
+            let may_scroll = *name == "wide" && width > WIDTHS[0];
+            let widths = format!("({WIDTHS_OF_ALL})({may_scroll})");
+            let widths = browser.value(&widths).await;
             assert_eq!(widths["page"], width, "{name}");
             assert_eq!(widths["outside"], json!([]), "{name} at {width}");
         }
@@ -74,16 +77,16 @@ async fn nothing_is_wider_than_the_screen() {
 }
 
 /// The width of the page, and what reaches out of it or has more in it than it shows. What only screen readers are to
-/// meet is cut off by itself, and so is what is scrolled in its own place on a wider screen.
-const WIDTHS_OF_ALL: &str = "(() => {
+/// meet is cut off by itself.
+const WIDTHS_OF_ALL: &str = "(mayScroll) => {
     const root = document.documentElement;
     const isCut = e => e.scrollWidth > e.clientWidth + 1 && e.tagName !== 'INPUT' && getComputedStyle(e).display !== 'inline';
     const isOutside = ({left, right}) => left < 0 || right > root.clientWidth;
-    const exempt = root.clientWidth > 360 ? '.skip, .unseen, thead, .wide' : '.skip, .unseen, thead';
+    const exempt = mayScroll ? '.skip, .unseen, thead, .wide' : '.skip, .unseen, thead';
     const outside = [...document.body.querySelectorAll('*')].filter(e => !e.closest(exempt))
         .filter(e => isCut(e) || isOutside(e.getBoundingClientRect()));
     return {page: root.scrollWidth, outside: outside.map(e => e.outerHTML.slice(0, 120))};
-})()";
+}";
 
 #[tokio::test]
 async fn text_can_be_read_by_day_and_by_night() {
