@@ -52,6 +52,12 @@ pub enum Command {
     ///
     /// Their bytes stay in the log; `show` prints them.
     DeadLetters(DeadLettersArgs),
+    /// Check brokers, topics, schemas, database and clocks, and say what to do about what is wrong.
+    ///
+    /// A line a check: ok, warning or failed. Writes nothing anywhere, and comes to an end also if a server is away.
+    /// Fails if a check does; warnings are for a person to judge. The clocks of the registry and of Postgres are compared
+    /// with this machine's; Kafka tells its own only to those who write.
+    Doctor(DoctorArgs),
 }
 
 impl Command {
@@ -226,6 +232,13 @@ impl Start {
 #[derive(Debug, Args)]
 pub struct LagArgs {
     /// Prints JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Prints JSON, for programs: an object a line, with check, verdict, found and advice.
     #[arg(long)]
     pub json: bool,
 }

@@ -56,14 +56,19 @@ pub fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Writes an error to stderr, in one line, with its first cause.
+/// Writes an error to stderr, in one line.
 pub fn error(error: &anyhow::Error) {
+    note(format_args!("error: {}", with_cause(error)));
+}
+
+/// An error with its first cause.
+pub fn with_cause(error: &anyhow::Error) -> String {
     let cause = error.root_cause().to_string();
     let text = error.to_string();
     if text.contains(&cause) {
-        return note(format_args!("error: {text}"));
+        return text;
     }
-    note(format_args!("error: {text} ({cause})"));
+    format!("{text} ({cause})")
 }
 
 /// A table without lines around it, one row a line.

@@ -27,6 +27,8 @@ pub struct Lag {
     pub projection: &'static str,
     /// The partition.
     pub partition: i32,
+    /// Offset of the first record of the log; beyond the next one if records were deleted before they were applied.
+    pub first_offset: i64,
     /// Offset of the first record that is not applied.
     pub next_offset: i64,
     /// Offset after the last record of the log.
@@ -74,6 +76,7 @@ impl Meter {
             Lag {
                 projection: projection.name,
                 partition: extent.partition,
+                first_offset: extent.first_offset,
                 next_offset,
                 end_offset: extent.end_offset,
                 records: (extent.end_offset - next_offset).max(0),
@@ -81,8 +84,12 @@ impl Meter {
             }
         };
         let mut lags: Vec<_> = log.extents()?.into_iter().map(lag_of).collect();
-        let behind = lags.iter().filter(|lag| lag.records > 0);
-        let oldest: Vec<_> = behind.map(|lag| (lag.partition, lag.next_offset)).collect();
+        let oldest: Vec<_> = lags
+            .iter()
+            .map(|lag| (lag, lag.next_offset.max(lag.first_offset)))
+            .filter(|(lag, oldest)| *oldest < lag.end_offset)
+            .map(|(lag, oldest)| (lag.partition, oldest))
+            .collect();
         if oldest.is_empty() {
             return Ok(lags);
         }

@@ -7,6 +7,7 @@
 //! * [`clock`]: the one place where time and chance enter; [`metrics`]: counters for `/metrics`.
 
 pub mod append;
+pub mod brokers;
 pub mod clicks;
 pub mod clock;
 pub mod emit;

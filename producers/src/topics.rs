@@ -8,6 +8,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
+    metadata::MetadataPartition,
 };
 use schemas::{
     registry::Registry,
@@ -20,7 +21,7 @@ use crate::kafka::Kafka;
 const VISIBLE_POLL: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a broker may take to answer at all.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// The most replicas that are asked for; fewer where there are fewer brokers.
 const REPLICAS_MAX: usize = 3;
 
@@ -83,13 +84,39 @@ pub async fn apply(
     Ok(results)
 }
 
-/// The settings of a topic on the broker, by name, and in words how it differs from what it has to be.
+/// A topic on the broker, and in words how it differs from what it has to be.
 #[derive(Debug, Clone, Default)]
 pub struct Described {
+    /// Its partitions.
+    pub copies: Vec<Copies>,
     /// Its settings on the broker.
     pub settings: Vec<(String, String)>,
     /// What differs; empty if all is well.
     pub differences: Vec<String>,
+}
+
+/// The copies of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copies {
+    /// The partition.
+    pub partition: i32,
+    /// How many there have to be.
+    pub wanted: usize,
+    /// How many have everything that was acknowledged.
+    pub in_sync: usize,
+    /// Whether one of them takes and gives records.
+    pub has_leader: bool,
+}
+
+impl Copies {
+    fn of(partition: &MetadataPartition) -> Self {
+        Self {
+            partition: partition.id(),
+            wanted: partition.replicas().len(),
+            in_sync: partition.isr().len(),
+            has_leader: partition.leader() >= 0,
+        }
+    }
 }
 
 impl Described {
@@ -112,8 +139,8 @@ pub async fn describe(kafka: &Kafka, name: &str) -> Result<Option<Described>> {
         .with_context(|| no_broker(kafka))?;
     let replicas = metadata.brokers().len().clamp(1, REPLICAS_MAX);
     let partitions = metadata.topics().first();
-    let partitions = partitions.map_or(0, |found| found.partitions().len());
-    if partitions == 0 {
+    let partitions = partitions.map_or(&[][..], |found| found.partitions());
+    if partitions.is_empty() {
         return Ok(None);
     }
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
@@ -121,8 +148,9 @@ pub async fn describe(kafka: &Kafka, name: &str) -> Result<Option<Described>> {
     let known = TOPICS
         .iter()
         .find(|topic| topic.full_name(&kafka.prefix) == name);
-    let applied = known.map(|topic| compare(topic, replicas, partitions, &settings));
+    let applied = known.map(|topic| compare(topic, replicas, partitions.len(), &settings));
     Ok(Some(Described {
+        copies: partitions.iter().map(Copies::of).collect(),
         settings,
         differences: match applied {
             Some(Applied::Differs(differences)) => differences,
@@ -184,7 +212,7 @@ impl Checker {
     }
 }
 
-fn no_broker(kafka: &Kafka) -> String {
+pub(crate) fn no_broker(kafka: &Kafka) -> String {
     format!(
         "no Kafka broker answers at {}: check MILLRACE_BROKERS and that it runs",
         kafka.brokers
@@ -262,11 +290,19 @@ async fn settings_of(
     name: &str,
     options: &AdminOptions,
 ) -> Result<Vec<(String, String)>> {
-    let described = admin
-        .describe_configs([&ResourceSpecifier::Topic(name)], options)
-        .await?
-        .remove(0)
-        .map_err(|code| anyhow::anyhow!("the broker refuses to describe topic {name}: {code}"))?;
+    let topic = ResourceSpecifier::Topic(name);
+    describe_settings(admin, &topic, options)
+        .await
+        .with_context(|| format!("the broker refuses to describe topic {name}"))
+}
+
+/// The settings of a topic or a broker, by name.
+pub(crate) async fn describe_settings(
+    admin: &AdminClient<DefaultClientContext>,
+    whose: &ResourceSpecifier<'_>,
+    options: &AdminOptions,
+) -> Result<Vec<(String, String)>> {
+    let described = admin.describe_configs([whose], options).await?.remove(0)?;
     let entries = described.entries.into_iter();
     Ok(entries
         .map(|entry| (entry.name, entry.value.unwrap_or_default()))

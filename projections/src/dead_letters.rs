@@ -119,6 +119,21 @@ pub async fn list(
     rows.iter().map(stored).collect()
 }
 
+/// How many dead letters the live generation of a projection has.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn count(executor: impl PgExecutor<'_>, projection: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM millrace.dead_letters AS d
+         JOIN millrace.generations AS g USING (projection, generation)
+         WHERE g.live AND d.projection = $1",
+    )
+    .bind(projection)
+    .fetch_one(executor)
+    .await
+}
+
 /// The dead letters of the live generations for one record; more than one if several projections fold its topic.
 ///
 /// # Errors

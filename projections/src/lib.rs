@@ -13,3 +13,4 @@ pub mod orders;
 pub mod pool;
 pub mod projection;
 pub mod schema_ids;
+pub mod server;

@@ -2,12 +2,12 @@
 
 use sqlx::{
     Connection, PgConnection, PgExecutor, Row,
-    migrate::{MigrateError, Migrator},
+    migrate::{MigrateError, Migration, Migrator},
 };
 
 use crate::{
     clicks,
-    db::{Database, is_transient},
+    db::{Database, is_transient, is_unprepared},
     orders,
 };
 
@@ -120,6 +120,42 @@ pub async fn prepare(database: &Database, prefix: &str) -> Result<(), PrepareErr
     // Closing the connection gives the lock back.
     connection.close().await?;
     Ok(())
+}
+
+/// How the shared tables stand to this build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migrated {
+    /// As this build needs them.
+    Fully,
+    /// So many migrations are yet to come; the next process that starts brings them.
+    Behind(usize),
+    /// A build with other migrations was here; the first that this one does not have, or has otherwise.
+    Otherwise(i64),
+}
+
+/// Compares the shared tables with this build, and changes nothing.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn migrated(connection: &mut PgConnection) -> sqlx::Result<Migrated> {
+    let rows = sqlx::query("SELECT version, checksum FROM _sqlx_migrations ORDER BY version")
+        .fetch_all(connection)
+        .await;
+    let rows = match rows {
+        Err(error) if is_unprepared(&error) => Vec::new(),
+        rows => rows?,
+    };
+    for row in &rows {
+        let (version, checksum): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+        let is_ours = |ours: &Migration| ours.version == version && *ours.checksum == checksum[..];
+        if !MIGRATOR.iter().any(is_ours) {
+            return Ok(Migrated::Otherwise(version));
+        }
+    }
+    match MIGRATOR.iter().count() - rows.len() {
+        0 => Ok(Migrated::Fully),
+        missing => Ok(Migrated::Behind(missing)),
+    }
 }
 
 impl Projection {

@@ -29,7 +29,7 @@ use crate::{
     event::Event,
     hostile::hostile,
     registry::{Registry, RegistryError},
-    topics::subject,
+    topics::{Topic, subject},
 };
 
 /// The largest value of a record that is read, in bytes, with its frame: no broker takes more by default.
@@ -283,7 +283,7 @@ impl<E: Event> Decoder<E> {
             Err(_) if !registered_here => return Ok((Reader::Foreign, "foreign".to_owned())),
             Err(error) => return Err(unreadable(brief(error))),
         };
-        let fingerprint = writer.fingerprint::<Rabin>().to_string();
+        let fingerprint = fingerprint(&writer);
         let own = E::schema();
         let current = writer.canonical_form() == own.canonical_form();
         if !registered_here {
@@ -310,20 +310,49 @@ impl<E: Event> Decoder<E> {
     }
 }
 
+/// The fingerprint that a [`Decoder`] gives for the schema of this text; none if the text is no schema.
+pub fn fingerprint_of(text: &str) -> Option<String> {
+    Schema::parse_str(text).ok().as_ref().map(fingerprint)
+}
+
+fn fingerprint(schema: &Schema) -> String {
+    schema.fingerprint::<Rabin>().to_string()
+}
+
+/// Whether this build can read what was written to `topic` with the schema of this text; and if so, whether it is the
+/// very schema that this build writes.
+///
+/// # Errors
+/// Why it cannot.
+pub fn is_own(topic: &Topic, text: &str) -> Result<bool, String> {
+    let writer = Schema::parse_str(text).map_err(brief)?;
+    if let Some(why) = hostile(&writer) {
+        return Err(why.to_owned());
+    }
+    let own = (topic.schema)();
+    resolve_zeros(&writer, own)?;
+    Ok(writer.canonical_form() == own.canonical_form())
+}
+
 /// Whether every record of `writer` can be read as this build's event, not only some of them.
 fn check_readable<E: Event>(writer: &Schema) -> Result<(), String> {
-    let own = E::schema();
+    match resolve_zeros(writer, E::schema())? {
+        Some(resolved) => from_value::<E>(&resolved).map(drop).map_err(brief),
+        None => Ok(()),
+    }
+}
+
+/// Resolves the datum of zeros from one schema to the other; none if there is no such datum.
+fn resolve_zeros(writer: &Schema, own: &Schema) -> Result<Option<Value>, String> {
     if SchemaCompatibility::can_read(writer, own).map_err(brief)? == Compatibility::Partial {
         return Err("some of its branches or symbols are unknown here".to_owned());
     }
-    // What is compatible by the book may be more than resolution does: aliases and units of time. So resolve one,
-    // the datum of zeros, if there is such a datum.
+    // What is compatible by the book may be more than resolution does: aliases and units of time.
     let reader = GenericDatumReader::builder(writer).build().map_err(brief)?;
     let Ok(zeros) = reader.read_value(&mut io::repeat(0)) else {
-        return Ok(());
+        return Ok(None);
     };
-    let resolved = zeros.resolve(own).map_err(brief)?;
-    from_value::<E>(&resolved).map(drop).map_err(brief)
+    zeros.resolve(own).map(Some).map_err(brief)
 }
 
 /// The beginning of an error's text.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode};
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use reqwest::{Method, StatusCode, header::DATE};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -68,11 +69,19 @@ struct SchemaText {
 }
 
 #[derive(Deserialize)]
+#[serde(default)]
 struct Refusal {
-    #[serde(default)]
     error_code: i64,
-    #[serde(default)]
     message: String,
+}
+
+impl Default for Refusal {
+    fn default() -> Self {
+        Self {
+            error_code: 0,
+            message: "no reason given".to_owned(),
+        }
+    }
 }
 
 impl Registry {
@@ -206,6 +215,25 @@ impl Registry {
         }
     }
 
+    /// What time it is where the registry runs, in whole seconds; none if its answer does not say.
+    ///
+    /// # Errors
+    /// If the registry does not answer, or not as a registry.
+    pub async fn time(&self) -> Result<Option<Timestamp>, RegistryError> {
+        let path = "/config";
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await;
+        let answer = answer.map_err(|source| self.unreachable(source))?;
+        if !answer.status().is_success() {
+            return Err(self.refused(answer.status(), path, Refusal::default()));
+        }
+        let date = answer
+            .headers()
+            .get(DATE)
+            .and_then(|date| date.to_str().ok());
+        let parser = DateTimeParser::new();
+        Ok(date.and_then(|date| parser.parse_timestamp(date).ok()))
+    }
+
     /// Sets what the registry demands of new versions of `subject`.
     ///
     /// # Errors
@@ -230,10 +258,7 @@ impl Registry {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Result<T, (StatusCode, Refusal)>, RegistryError> {
-        let unreachable = |source| RegistryError::Unreachable {
-            url: self.url.clone(),
-            source,
-        };
+        let unreachable = |source| self.unreachable(source);
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {
             request = request.json(body);
@@ -243,11 +268,15 @@ impl Registry {
         if status.is_success() {
             return response.json().await.map(Ok).map_err(unreachable);
         }
-        let refusal = response.json().await.unwrap_or(Refusal {
-            error_code: 0,
-            message: "no reason given".to_owned(),
-        });
+        let refusal = response.json().await.unwrap_or_default();
         Ok(Err((status, refusal)))
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> RegistryError {
+        RegistryError::Unreachable {
+            url: self.url.clone(),
+            source,
+        }
     }
 
     fn refused(&self, status: StatusCode, what: &str, refusal: Refusal) -> RegistryError {

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod dead_letters;
+pub mod doctor;
 pub mod emit;
 pub mod lag;
 pub mod serve;

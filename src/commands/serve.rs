@@ -26,6 +26,9 @@ use tracing::{info, warn};
 
 use crate::cli::Connection;
 
+/// Unless told otherwise, the most connections to Postgres for queries.
+pub const PG_MAX_CONNS: u32 = 10;
+
 /// Serve the API and fold every topic, in one process.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -88,7 +91,7 @@ pub struct ApiArgs {
     #[arg(
         long,
         env = "PG_MAX_CONNS",
-        default_value_t = 10,
+        default_value_t = PG_MAX_CONNS,
         value_parser = clap::value_parser!(u32).range(1..),
         value_name = "N"
     )]

@@ -175,6 +175,7 @@ async fn describe(connection: &Connection, topic: &str, json: bool) -> Result<()
     let Described {
         settings,
         differences,
+        ..
     } = described.unwrap_or_default();
     let description = Description {
         partitions: block_in_place(|| log.extents())?,

@@ -333,7 +333,7 @@ async fn topics_that_are_missing_are_named_with_what_to_do() {
 #[tokio::test]
 async fn a_topic_that_is_not_as_it_has_to_be_is_told_and_left_alone() {
     let world = World::without_topics(Servers::default(), "differs").await;
-    world.create_topic("clicks", 3).await;
+    world.create_topic("clicks", 3, &[]).await;
     let applied = world.millrace(&["topics", "apply"], "").await;
     applied.failed(1, &["nothing was altered"]);
     assert!(

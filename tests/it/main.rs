@@ -10,9 +10,11 @@
 mod cli;
 mod clicks;
 mod cuts;
+mod doctor;
 mod faults;
 mod harness;
 mod health;
+mod judges;
 mod log;
 mod orders;
 mod pages;
