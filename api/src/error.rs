@@ -122,6 +122,11 @@ impl ApiError {
         }
     }
 
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.reason.status()
+    }
+
     /// 400: the request cannot be understood.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(Reason::BadRequest, detail)

@@ -20,7 +20,6 @@ const POLICY: (HeaderName, &str) = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
-const NO_SNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 
 /// Without the validator, which would be asked at its own address.
 static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
@@ -50,5 +49,5 @@ async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
     })?;
     let file = file.ok_or_else(|| ApiError::not_found("Swagger UI has no such file"))?;
     let content_type = [(header::CONTENT_TYPE, file.content_type)];
-    Ok((content_type, [POLICY, NO_SNIFF], file.bytes).into_response())
+    Ok((content_type, [POLICY], file.bytes).into_response())
 }

@@ -18,6 +18,7 @@ mod judges;
 mod log;
 mod openapi;
 mod orders;
+mod pages;
 mod positions;
 mod reference;
 mod samples;

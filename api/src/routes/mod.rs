@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Request, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{app::Core, document, error::ApiError, swagger};
+use crate::{app::Core, document, error::ApiError, pages, swagger};
 
 pub mod clicks;
 pub mod health;
@@ -47,6 +47,7 @@ pub fn document() -> OpenApi {
 pub fn router(core: Arc<Core>) -> Router {
     let (router, _) = described().split_for_parts();
     router
+        .merge(pages::router())
         .merge(swagger::router())
         .fallback(|| async { ApiError::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
@@ -58,9 +59,9 @@ pub fn router(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-/// Bounds the time of a request and counts its answer.
+/// Bounds the time of a request and counts its answer; nobody is to guess what an answer is.
 async fn watch(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
-    let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
+    let mut response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
         .await
         .unwrap_or_else(|_| ApiError::timeout().into_response());
     let class = match response.status().as_u16() {
@@ -73,6 +74,10 @@ async fn watch(State(core): State<Arc<Core>>, request: Request, next: Next) -> R
         .answers
         .get_or_create(&[("class", class)])
         .inc();
+    let nosniff = HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }
 

@@ -1,4 +1,5 @@
-//! Orders: placing and finding them. Before this: `projections/src/orders.rs`.
+//! Orders: placing and finding them. Before this: `projections/src/orders.rs`; next:
+//! `api/src/pages/orders.rs`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -69,10 +70,10 @@ impl ToSchema for Order {}
 /// The query of a look-up.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct ByUid {
+pub struct ByUid {
     /// The order's uid.
     #[param(required = true, min_length = 1, example = "b563feb7b2b84b6test")]
-    uid: Option<String>,
+    pub uid: Option<String>,
 }
 
 /// Find an order
