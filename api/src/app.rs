@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     cache::{Coherent, Weight},
-    metrics::ApiMetrics,
+    metrics::{ApiMetrics, ProcessMetrics},
     observer,
     positions::LogEnds,
     tail,
@@ -95,10 +95,12 @@ impl App {
     pub fn new(services: Services, limits: Limits) -> anyhow::Result<Self> {
         let metrics = ApiMetrics::default();
         let append_metrics = AppendMetrics::default();
-        let mut registry = MetricsRegistry::with_prefix("millrace");
-        services.register(&mut registry);
-        append_metrics.register(&mut registry);
-        metrics.register(&mut registry);
+        let mut registry = MetricsRegistry::default();
+        registry.register_collector(Box::new(ProcessMetrics));
+        let ours = registry.sub_registry_with_prefix("millrace");
+        services.register(ours);
+        append_metrics.register(ours);
+        metrics.register(ours);
         let appender = Appender::new(&services.kafka, Profile::Interactive, append_metrics)?;
         let appender = Arc::new(appender);
         let prefix = &services.kafka.prefix;
@@ -174,6 +176,19 @@ impl App {
         self.appender
             .drained(std::time::Instant::now() + within)
             .await
+    }
+
+    /// Brings up to date what is not counted as it happens.
+    pub fn look_at_gauges(&self) {
+        let metrics = &self.metrics;
+        let waiting = self.services.watermarks.waiters() + self.orders.passed().waiters();
+        metrics.show_waiters("append", self.appender.in_flight());
+        metrics.show_waiters("position", waiting);
+        self.orders.show_size();
+        let (idle, all) = (self.pool.num_idle(), self.pool.size() as usize);
+        metrics.show_connections("idle", idle);
+        metrics.show_connections("used", all.saturating_sub(idle));
+        metrics.show_parts(&self.services.status.parts());
     }
 
     /// The full name of a topic.

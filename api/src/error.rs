@@ -10,7 +10,7 @@ use schemas::event::Fault;
 use serde::Serialize;
 use tracing::warn;
 
-use crate::cache::GetError;
+use crate::{cache::GetError, trace};
 
 /// A request that was not fulfilled.
 #[derive(Debug)]
@@ -22,10 +22,16 @@ pub struct ApiError {
     retry_after_s: Option<u32>,
 }
 
+/// The reason of an answer that is a problem, for whoever counts them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reason(pub(crate) &'static str);
+
 /// What a problem says beside RFC 9457's own members.
 #[derive(Debug, Clone, Serialize)]
 struct More {
     reason: &'static str,
+    /// What to ask the operator about.
+    trace_id: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Fault>,
 }
@@ -176,12 +182,14 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let more = More {
             reason: self.reason,
+            trace_id: trace::current().id.to_string(),
             errors: self.faults,
         };
         let mut response = ProblemDetails::from_status_code(self.status)
             .with_detail(self.detail)
             .with_extensions(more)
             .into_response();
+        response.extensions_mut().insert(Reason(self.reason));
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

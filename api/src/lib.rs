@@ -3,7 +3,8 @@
 //! * [`server`]: from configuration to listening and draining; [`app`]: what the handlers share.
 //! * [`routes`]: thin handlers, one file a domain.
 //! * [`cache`]: a cache that the log keeps fresh; [`tail`]: the log's end of it.
-//! * [`positions`]: reading one's own writes; [`error`]: problem details; [`metrics`], [`observer`]: how it does.
+//! * [`positions`]: reading one's own writes; [`error`]: problem details; [`trace`]: which request a line or an
+//!   answer belongs to; [`metrics`], [`observer`]: how it does.
 
 pub mod app;
 pub mod cache;
@@ -14,3 +15,4 @@ pub mod positions;
 pub mod routes;
 pub mod server;
 pub mod tail;
+pub mod trace;

@@ -7,7 +7,10 @@ use clap::{Args, ValueEnum};
 use producers::kafka::{Kafka, Property};
 use projections::db::Database;
 use schemas::registry::Registry;
+use tracing::error;
 use tracing_subscriber::EnvFilter;
+
+use crate::logs::Lines;
 
 /// Where Kafka, the schema registry and Postgres are.
 #[derive(Debug, Clone, Args)]
@@ -100,7 +103,8 @@ pub struct Logging {
     /// Servers begin at info, other commands at warn.
     #[arg(long, env = "MILLRACE_LOG", value_name = "LEVELS", value_parser = levels, global = true)]
     log: Option<String>,
-    /// How log lines look; json where stderr is no terminal.
+    /// How log lines look; json where stderr is no terminal. A line of JSON has timestamp, level, target, message and
+    /// its fields; trace_id where it belongs to a request or to a record with a traceparent header.
     #[arg(
         long,
         env = "MILLRACE_LOG_FORMAT",
@@ -143,7 +147,10 @@ impl Logging {
             .with_writer(io::stderr);
         match self.log_format.unwrap_or(unless_told) {
             LogFormat::Text => log.with_ansi(on_terminal).init(),
-            LogFormat::Json => log.json().flatten_event(true).init(),
+            LogFormat::Json => {
+                log.json().event_format(Lines::default()).init();
+                std::panic::set_hook(Box::new(|panic| error!(%panic, "panicked")));
+            }
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::{
     positions::{self, MinPositions},
 };
 
+/// The address that counts a click.
+pub const COUNTER: &str = "/v1/banners/counter/{banner_id}";
 /// The most steps of one answer: a year of minutes, and more.
 const STEPS_MAX: i64 = 600_000;
 /// Up to so many minutes, an answer is short.
@@ -37,12 +39,10 @@ pub fn router() -> Router<Arc<App>> {
         .post(self::count)
         .head(not_counted)
         .options(allowed);
-    Router::new()
-        .route("/v1/banners/counter/{banner_id}", count)
-        .route(
-            "/v1/banners/stats/{banner_id}",
-            post(post_stats).get(get_stats),
-        )
+    Router::new().route(COUNTER, count).route(
+        "/v1/banners/stats/{banner_id}",
+        post(post_stats).get(get_stats),
+    )
 }
 
 /// Counts a click: 204 once it is on the log.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -50,11 +50,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(health)).into_response()
 }
 
-async fn metrics_text(State(app): State<Arc<App>>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        metrics::text(&app.registry),
-    )
-        .into_response()
+async fn metrics_text(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    app.look_at_gauges();
+    let (content_type, text) = metrics::text(&app.registry, accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }

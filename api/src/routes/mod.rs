@@ -5,15 +5,15 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, Request, State},
+    extract::{DefaultBodyLimit, FromRequest, Request},
     http::{StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, error::ApiError, trace::Follow};
 
 pub mod clicks;
 pub mod health;
@@ -36,22 +36,16 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             ApiError::internal().into_response()
         }))
-        .layer(from_fn_with_state(Arc::clone(&app), watch))
+        .layer(from_fn(watch))
+        .layer(Follow::new(app.metrics.clone()))
         .with_state(app)
 }
 
-/// Bounds the time of a request and counts its answer.
-async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
+/// Bounds the time of a request.
+async fn watch(request: Request, next: Next) -> Response {
+    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
         .await
-        .unwrap_or_else(|_| ApiError::timeout().into_response());
-    let class = match response.status().as_u16() {
-        ..400 => "success",
-        400..500 => "client_error",
-        _ => "server_error",
-    };
-    app.metrics.answers.get_or_create(&[("class", class)]).inc();
-    response
+        .unwrap_or_else(|_| ApiError::timeout().into_response())
 }
 
 /// The bytes of a body, at most [`BODY_BYTES_MAX`].

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Query, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -26,6 +26,7 @@ use crate::{
     cache::{GetError, Wanted},
     error::ApiError,
     positions::{self, MinPositions},
+    trace::Traced,
 };
 
 const JSON: (HeaderName, HeaderValue) = (
@@ -65,7 +66,7 @@ async fn get_order(
 /// Places an order: 201 once it is on the log.
 async fn post_order(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
+    Traced(trace): Traced,
     JsonBody(value): JsonBody,
 ) -> Result<Response, ApiError> {
     let order: OrderPlaced = json::read(value).map_err(ApiError::invalid)?;
@@ -76,12 +77,7 @@ async fn post_order(
         }
         return Ok(([JSON], known).into_response());
     }
-    let traceparent = headers
-        .get("traceparent")
-        .and_then(|value| value.to_str().ok());
-    let context = Context {
-        traceparent: traceparent.map(str::to_owned),
-    };
+    let context = Context { trace: Some(trace) };
     let position = app.order_writer.append(&order, &context).await?;
     let mut response = (StatusCode::CREATED, [JSON], body(&order)).into_response();
     if let Some(position) = position {
