@@ -124,7 +124,7 @@ impl App {
             orders: Coherent::new(
                 OrderPlaced::TOPIC.partitions,
                 limits.cache_bytes_max,
-                metrics.orders.clone(),
+                metrics.caches.of("orders"),
             ),
             long_answers: Semaphore::new(LONG_ANSWERS_MAX),
             meter: Meter::new(&services.kafka)?,

@@ -9,7 +9,16 @@ use std::sync::atomic::AtomicU64;
 use processors::status::OfPartition;
 use producers::metrics::{Counter, Family, Gauge, Registry};
 
-pub use self::{http::HttpMetrics, process::ProcessMetrics, text::text};
+pub use self::{
+    http::{HttpMetrics, UNMATCHED},
+    process::ProcessMetrics,
+    text::text,
+};
+
+/// The label of a family whose members are told apart by one fixed word.
+type OfWord = [(&'static str, &'static str); 1];
+/// The labels of look-ups: which cache, and their outcome.
+type OfLookup = [(&'static str, &'static str); 2];
 
 /// What a cache did, and how large it is.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +37,14 @@ pub struct CacheMetrics {
     pub bytes: Gauge,
 }
 
-/// The label of a family whose members are told apart by one fixed word.
-type OfWord = [(&'static str, &'static str); 1];
+/// What all caches did.
+#[derive(Debug, Clone, Default)]
+pub struct CachesMetrics {
+    reads: Family<OfLookup, Counter>,
+    evictions: Family<OfWord, Counter>,
+    entries: Family<OfWord, Gauge>,
+    bytes: Family<OfWord, Gauge>,
+}
 
 /// What the API counts.
 #[derive(Debug, Clone, Default)]
@@ -40,8 +55,8 @@ pub struct ApiMetrics {
     pub http_connections: Gauge,
     /// Requests that were refused or failed, by the reason of their problem.
     pub refusals: Family<OfWord, Counter>,
-    /// The cache of the orders.
-    pub orders: CacheMetrics,
+    /// The caches.
+    pub caches: CachesMetrics,
     /// Records that a projection has yet to apply.
     pub lag_records: Family<OfPartition, Gauge>,
     /// Age of the oldest record that a projection has yet to apply, in seconds.
@@ -84,7 +99,7 @@ impl ApiMetrics {
             "1 where a part of the process is at work, 0 where it waits or has halted: /readyz says why",
             self.parts.clone(),
         );
-        self.orders.register("orders", registry);
+        self.caches.register(registry);
         self.register_projections(registry);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let build = Family::<OfWord, Gauge>::default();
@@ -139,10 +154,30 @@ fn set(gauges: &Family<OfWord, Gauge>, label: (&'static str, &'static str), coun
     gauges.get_or_create(&[label]).set(count);
 }
 
-impl CacheMetrics {
-    fn register(&self, cache: &'static str, registry: &mut Registry) {
-        let labels = [("cache".into(), cache.into())];
-        let registry = registry.sub_registry_with_labels(labels.into_iter());
+impl CachesMetrics {
+    /// What the cache of this name does.
+    pub fn of(&self, cache: &'static str) -> CacheMetrics {
+        let label = [("cache", cache)];
+        let reads = |outcome| {
+            let label = [("cache", cache), ("outcome", outcome)];
+            self.reads.get_or_create(&label).clone()
+        };
+        CacheMetrics {
+            hits: reads("hit"),
+            misses: reads("miss"),
+            shared: reads("shared"),
+            evictions: self.evictions.get_or_create(&label).clone(),
+            entries: self.entries.get_or_create(&label).clone(),
+            bytes: self.bytes.get_or_create(&label).clone(),
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "cache_reads",
+            "Look-ups in a cache, by outcome",
+            self.reads.clone(),
+        );
         registry.register(
             "cache_evictions",
             "Entries dropped from a cache for want of room",
@@ -154,19 +189,5 @@ impl CacheMetrics {
             "Memory that the entries of a cache take",
             self.bytes.clone(),
         );
-        for (outcome, counter) in [
-            ("hit", &self.hits),
-            ("miss", &self.misses),
-            ("shared", &self.shared),
-        ] {
-            let labels = [("outcome".into(), outcome.into())];
-            registry
-                .sub_registry_with_labels(labels.into_iter())
-                .register(
-                    "cache_reads",
-                    "Look-ups in a cache, by outcome",
-                    counter.clone(),
-                );
-        }
     }
 }

@@ -20,7 +20,11 @@ use tokio::task::futures::TaskLocalFuture;
 use tower::{Layer, Service};
 use tracing::{Instrument, Level, Span, debug, error_span, instrument::Instrumented, warn};
 
-use crate::{error::Reason, metrics::ApiMetrics, routes::clicks};
+use crate::{
+    error::Reason,
+    metrics::{ApiMetrics, UNMATCHED},
+    routes::clicks,
+};
 
 /// The header of an answer that names its trace, as the standard's draft for answers has it.
 pub const TRACERESPONSE: &str = "traceresponse";
@@ -160,19 +164,23 @@ where
 }
 
 impl<F> Answering<F> {
+    /// The route as it is written in the list of routes, not as somebody filled it in.
+    fn path(&self) -> &str {
+        self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str)
+    }
+
     fn answered(&self, response: &mut Response) {
         let (status, took) = (response.status(), self.began.elapsed());
-        let route = self.route.as_ref().map(MatchedPath::as_str);
         let metrics = &self.follow.metrics;
-        metrics.http.observe(route, status, took);
+        metrics.http.observe(self.path(), status, took);
         if let Some(Reason(reason)) = response.extensions().get() {
             metrics.refusals.get_or_create(&[("reason", reason)]).inc();
         }
         if status.is_server_error() {
             self.log_failure(status.as_u16(), took);
         } else {
-            let (status, ms) = (status.as_u16(), took.as_millis());
-            debug!(method = %self.method, path = route, status, ms, "answered a request");
+            let (method, path, status) = (&self.method, self.path(), status.as_u16());
+            debug!(%method, path, status, ms = ms(took), "answered a request");
         }
         TRACE.with(|trace| {
             let named = trace.get().map(Trace::traceparent);
@@ -186,16 +194,20 @@ impl<F> Answering<F> {
         let Some(left_out) = self.follow.failures.count(Instant::now()) else {
             return;
         };
-        let path = self.route.as_ref().map(MatchedPath::as_str);
         let log = || {
-            let (method, ms) = (&self.method, took.as_millis());
-            warn!(%method, path, status, ms, left_out, "a request failed");
+            let (method, path) = (&self.method, self.path());
+            warn!(%method, path, status, ms = ms(took), left_out, "a request failed");
         };
         if Span::current().is_none() {
             return span(&current()).in_scope(log);
         }
         log();
     }
+}
+
+/// Milliseconds, to three places.
+fn ms(took: Duration) -> f64 {
+    took.as_micros() as f64 / 1e3
 }
 
 /// The failures of this second.

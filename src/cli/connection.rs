@@ -1,13 +1,16 @@
 //! What every command takes: where the servers are, and what is logged.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    panic,
+};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use producers::kafka::{Kafka, Property};
 use projections::db::Database;
 use schemas::registry::Registry;
-use tracing::error;
+use tracing::{Level, error};
 use tracing_subscriber::EnvFilter;
 
 use crate::logs::Lines;
@@ -149,7 +152,13 @@ impl Logging {
             LogFormat::Text => log.with_ansi(on_terminal).init(),
             LogFormat::Json => {
                 log.json().event_format(Lines::default()).init();
-                std::panic::set_hook(Box::new(|panic| error!(%panic, "panicked")));
+                let otherwise = panic::take_hook();
+                panic::set_hook(Box::new(move |panic| {
+                    if !tracing::enabled!(Level::ERROR) {
+                        return otherwise(panic);
+                    }
+                    error!(%panic, "panicked");
+                }));
             }
         }
     }

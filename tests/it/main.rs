@@ -18,4 +18,5 @@ mod orders;
 mod positions;
 mod reference;
 mod samples;
+mod traces;
 mod world;

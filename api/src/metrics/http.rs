@@ -32,7 +32,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Those of our answers, shown from the first request of a route on, so that a first failure is a rise from 0.
 const ALWAYS_SHOWN: [&str; 3] = ["2xx", "4xx", "5xx"];
 /// Where no route matched: addresses are not counted apart, as anybody can make up more of them.
-const UNMATCHED: &str = "unmatched";
+pub const UNMATCHED: &str = "unmatched";
 
 /// What was answered.
 #[derive(Debug, Clone, Default)]
@@ -53,8 +53,7 @@ struct Answers {
 
 impl HttpMetrics {
     /// Counts an answer of the route with this template.
-    pub fn observe(&self, route: Option<&str>, status: StatusCode, took: Duration) {
-        let route = route.unwrap_or(UNMATCHED);
+    pub fn observe(&self, route: &str, status: StatusCode, took: Duration) {
         let routes = self.routes.load();
         let class = usize::from(status.as_u16() / 100 - 1).min(CLASSES.len() - 1);
         match routes.get(route) {
@@ -100,7 +99,7 @@ impl Collector for HttpMetrics {
                 })
             })
         };
-        let help = "Requests, by route and class of their answer's status";
+        let help = "Requests, by route and class of their answer's status.";
         let mut counters =
             encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
         for (labels, answers) in all() {
@@ -109,7 +108,7 @@ impl Collector for HttpMetrics {
                 ConstCounter::new(count).encode(counters.encode_family(&labels)?)?;
             }
         }
-        let help = "Time from a request's head to the head of its answer";
+        let help = "Time from a request's head to the head of its answer.";
         let name = "http_request_duration_seconds";
         let mut histograms = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, answers) in all() {
@@ -138,11 +137,11 @@ mod tests {
     fn requests_are_counted_by_route_class_and_duration() {
         let metrics = HttpMetrics::default();
         for (route, status, ms) in [
-            (Some("/order"), 200, 0),
-            (Some("/order"), 200, 1),
-            (Some("/order"), 503, 60_000),
-            (None, 404, 2),
-            (Some("/order"), 999, 2),
+            ("/order", 200, 0),
+            ("/order", 200, 1),
+            ("/order", 503, 60_000),
+            (UNMATCHED, 404, 2),
+            ("/order", 999, 2),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             metrics.observe(route, status, Duration::from_millis(ms));

@@ -53,30 +53,30 @@ impl Collector for ProcessMetrics {
             return Ok(());
         };
         let name = "process_cpu_seconds";
-        let help = "Time on a processor, in user and system mode";
+        let help = "Time on a processor, in user and system mode.";
         let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(look.cpu_seconds).encode(counter)?;
         for (name, help, value) in [
             (
                 "process_resident_memory_bytes",
-                "Memory in use",
+                "Memory in use.",
                 look.resident_bytes,
             ),
             (
                 "process_virtual_memory_bytes",
-                "Memory that is mapped",
+                "Memory that is mapped.",
                 look.virtual_bytes,
             ),
-            ("process_open_fds", "Open files and sockets", look.open_fds),
+            ("process_open_fds", "Open files and sockets.", look.open_fds),
             (
                 "process_max_fds",
-                "The most files and sockets that may be open",
+                "The most files and sockets that may be open.",
                 look.max_fds,
             ),
-            ("process_threads", "Threads", look.threads),
+            ("process_threads", "Threads.", look.threads),
             (
                 "process_start_time_seconds",
-                "When it started, since 1970-01-01T00:00:00Z",
+                "When it started, since 1970-01-01T00:00:00Z.",
                 look.started_at,
             ),
         ] {
