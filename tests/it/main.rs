@@ -15,6 +15,7 @@ mod harness;
 mod health;
 mod judges;
 mod log;
+mod monitoring;
 mod orders;
 mod positions;
 mod reference;

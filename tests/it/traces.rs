@@ -88,6 +88,7 @@ async fn what_the_command_line_emits_is_one_trace() {
     let emitted = world
         .millrace(&["emit", "order", "--file", "-", "--json"], &both)
         .await;
+    assert_eq!(emitted.status, 0, "{emitted:?}");
     let told: Value = serde_json::from_str(&emitted.stdout).unwrap();
     let trace = told["trace_id"].as_str().unwrap();
     for record in world.read_topic("orders").await {
