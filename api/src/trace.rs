@@ -56,18 +56,21 @@ impl<S: Sync> FromRequestParts<S> for Traced {
 
 /// Follows requests: a layer around everything else that answers them.
 #[derive(Clone)]
-pub struct Follow {
+pub struct Follow(Arc<Shared>);
+
+/// Shared, so that a request costs one count of references.
+struct Shared {
     metrics: ApiMetrics,
-    failures: Arc<Failures>,
+    failures: Failures,
 }
 
 impl Follow {
     /// Counts here what it sees.
     pub fn new(metrics: ApiMetrics) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             metrics,
-            failures: Arc::default(),
-        }
+            failures: Failures::default(),
+        }))
     }
 }
 
@@ -171,7 +174,7 @@ impl<F> Answering<F> {
 
     fn answered(&self, response: &mut Response) {
         let (status, took) = (response.status(), self.began.elapsed());
-        let metrics = &self.follow.metrics;
+        let metrics = &self.follow.0.metrics;
         metrics.http.observe(self.path(), status, took);
         if let Some(Reason(reason)) = response.extensions().get() {
             metrics.refusals.get_or_create(&[("reason", reason)]).inc();
@@ -191,7 +194,7 @@ impl<F> Answering<F> {
     }
 
     fn log_failure(&self, status: u16, took: Duration) {
-        let Some(left_out) = self.follow.failures.count(Instant::now()) else {
+        let Some(left_out) = self.follow.0.failures.count(Instant::now()) else {
             return;
         };
         let log = || {
