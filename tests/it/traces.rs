@@ -84,16 +84,18 @@ async fn an_order_that_is_refused_is_one_story_from_its_request_to_its_fold() {
 async fn what_the_command_line_emits_is_one_trace() {
     let world = World::new("emittrace").await;
     let mut fold = world.start(["process", "--only", "orders"]).await;
-    let both = format!("{}\n{}", order("a"), with(order("a"), "/entry", "b".into()));
-    let emitted = world
-        .millrace(&["emit", "order", "--file", "-", "--json"], &both)
-        .await;
+    let args = ["emit", "order", "--file", "-", "--json"];
+    let first = world.millrace(&args, &order("a").to_string()).await;
+    assert_eq!(first.status, 0, "{first:?}");
+    let other = with(order("a"), "/entry", "other".into());
+    let two = format!("{}\n{other}", order("b"));
+    let emitted = world.millrace(&args, &two).await;
     assert_eq!(emitted.status, 0, "{emitted:?}");
     let told: Value = serde_json::from_str(&emitted.stdout).unwrap();
     let trace = told["trace_id"].as_str().unwrap();
-    for record in world.read_topic("orders").await {
-        assert_eq!(ids(&record.headers["traceparent"]).0, trace);
-    }
+    let records = world.read_topic("orders").await;
+    let traces = records.iter().map(|r| ids(&r.headers["traceparent"]).0);
+    assert_eq!(traces.filter(|other| *other == trace).count(), 2);
     fold.logged("the refusal with its trace", |line| {
         is_about(line, trace, "sent a record to the dead letters")
     })
