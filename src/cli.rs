@@ -119,8 +119,8 @@ pub struct Manner {
     /// Sends nothing and says what would be sent.
     #[arg(long)]
     pub dry_run: bool,
-    /// Prints the outcome as JSON: how many were appended, not written, unknown, and the last position of each
-    /// partition.
+    /// Prints the outcome as JSON: how many were appended, not written, unknown, the last position of each partition,
+    /// and the trace that the orders' headers and what is logged about them name.
     #[arg(long)]
     pub json: bool,
 }

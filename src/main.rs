@@ -8,6 +8,7 @@
 
 mod cli;
 mod commands;
+mod logs;
 mod output;
 
 use std::process::ExitCode;

@@ -1,6 +1,9 @@
 //! What the handlers share: writers to the log, caches and queries behind them, and how far everything has come.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use axum::http::HeaderValue;
 use bytes::Bytes;
@@ -25,7 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     cache::{Coherent, Weight},
-    metrics::ApiMetrics,
+    metrics::{ApiMetrics, ProcessMetrics},
     observer,
     positions::{self, LogEnds},
     tail,
@@ -80,6 +83,8 @@ pub struct App {
     pub registry: MetricsRegistry,
     appender: Arc<Appender>,
     click_writer: Arc<EventWriter<BannerClicked>>,
+    /// Those of all threads, to be measured.
+    pools: Mutex<Vec<Pool>>,
 }
 
 /// What a thread that serves has for itself, beside what all share.
@@ -106,10 +111,12 @@ impl App {
     pub fn new(services: Services, limits: Limits) -> anyhow::Result<Self> {
         let metrics = ApiMetrics::default();
         let append_metrics = AppendMetrics::default();
-        let mut registry = MetricsRegistry::with_prefix("millrace");
-        services.register(&mut registry);
-        append_metrics.register(&mut registry);
-        metrics.register(&mut registry);
+        let mut registry = MetricsRegistry::default();
+        registry.register_collector(Box::new(ProcessMetrics));
+        let ours = registry.sub_registry_with_prefix("millrace");
+        services.register(ours);
+        append_metrics.register(ours);
+        metrics.register(ours);
         let appender = Appender::new(&services.kafka, Profile::Interactive, append_metrics)?;
         let appender = Arc::new(appender);
         let prefix = &services.kafka.prefix;
@@ -124,15 +131,17 @@ impl App {
         ] {
             services.status.set(part, Doing::Starting);
         }
+        let pool = services
+            .database
+            .pool(BACKGROUND_CONNECTIONS, ACQUIRE_TIMEOUT);
         Ok(Self {
-            pool: services
-                .database
-                .pool(BACKGROUND_CONNECTIONS, ACQUIRE_TIMEOUT),
+            pools: Mutex::new(vec![pool.clone()]),
+            pool,
             order_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
             orders: Coherent::new(
                 OrderPlaced::TOPIC.partitions,
                 limits.cache_bytes_max,
-                metrics.orders.clone(),
+                metrics.caches.of("orders"),
             ),
             long_answers: Semaphore::new(LONG_ANSWERS_MAX),
             meter: Meter::new(&services.kafka)?,
@@ -186,6 +195,25 @@ impl App {
             .await
     }
 
+    /// Brings up to date what is not counted as it happens.
+    pub fn look_at_gauges(&self) {
+        let metrics = &self.metrics;
+        let waiting = self.services.watermarks.waiters() + self.orders.passed().waiters();
+        metrics.show_waiters("append", self.appender.in_flight());
+        metrics.show_waiters("position", waiting);
+        self.orders.show_size();
+        let pools = self.pools();
+        let (all, idle) = pools.iter().map(Pool::size).fold((0, 0), add);
+        metrics.show_connections("idle", idle);
+        metrics.show_connections("used", all.saturating_sub(idle));
+        metrics.show_parts(&self.services.status.parts());
+    }
+
+    /// The pools of all threads.
+    fn pools(&self) -> MutexGuard<'_, Vec<Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The full name of a topic.
     pub fn topic(&self, topic: &Topic) -> String {
         topic.full_name(&self.services.kafka.prefix)
@@ -196,12 +224,18 @@ impl Core {
     /// The part of the thread that this is called from, with at most so many connections to Postgres.
     pub fn new(app: Arc<App>, connections_max: u32) -> Self {
         let database = &app.services.database;
+        let pool = database.pool(connections_max, ACQUIRE_TIMEOUT);
+        app.pools().push(pool.clone());
         Self {
-            pool: database.pool(connections_max, ACQUIRE_TIMEOUT),
+            pool,
             clicks: Arc::new(Lane::new(Arc::clone(&app.click_writer), positions::header)),
             app,
         }
     }
+}
+
+fn add(one: (usize, usize), other: (usize, usize)) -> (usize, usize) {
+    (one.0 + other.0, one.1 + other.1)
 }
 
 /// Makes the tables if there are none, and sees that those that are there belong to this build and these topics.

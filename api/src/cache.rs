@@ -110,7 +110,13 @@ pub struct Wanted<'a> {
 impl<V: Weight> Coherent<V> {
     /// An empty cache of at most `bytes_max` bytes for a topic of `partitions` partitions.
     pub fn new(partitions: i32, bytes_max: u64, metrics: CacheMetrics) -> Self {
+        let evictions = metrics.evictions.clone();
         let entries = Cache::builder()
+            .eviction_listener(move |_, _, cause| {
+                if cause.was_evicted() {
+                    evictions.inc();
+                }
+            })
             .max_capacity(bytes_max)
             .weigher(|key: &String, entry: &Entry<V>| {
                 let value = match &entry.state {
@@ -130,6 +136,13 @@ impl<V: Weight> Coherent<V> {
             tickets: AtomicU64::new(0),
             metrics,
         }
+    }
+
+    /// Shows how large it is, as far as moka has counted.
+    pub fn show_size(&self) {
+        let shown = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.entries.set(shown(self.entries.entry_count()));
+        self.metrics.bytes.set(shown(self.entries.weighted_size()));
     }
 
     /// How far the tail has passed.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tracing::warn;
 use utoipa::ToSchema;
 
-use crate::cache::GetError;
+use crate::{cache::GetError, trace};
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -70,6 +70,26 @@ impl Reason {
         }
     }
 
+    /// As answers and metrics have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::OrderExists => "order_exists",
+            Self::TooLarge => "too_large",
+            Self::NotJson => "not_json",
+            Self::Invalid => "invalid",
+            Self::Internal => "internal",
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+            Self::NotApplied => "not_applied",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::NotCaughtUp => "not_caught_up",
+            Self::DatabaseUnavailable => "database_unavailable",
+        }
+    }
+
     /// Whether `Retry-After` tells to send it again.
     pub fn passes(self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE && self != Self::OutcomeUnknown
@@ -88,6 +108,9 @@ pub struct Problem {
     /// What is wrong, for people.
     detail: String,
     reason: Reason,
+    /// What to name when asking the operator about it: it is in the logs.
+    #[schema(pattern = "^[0-9a-f]{32}$")]
+    trace_id: String,
     /// Every field that is not as it should be; only with `invalid`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -234,9 +257,12 @@ impl IntoResponse for ApiError {
             title: status.canonical_reason().unwrap_or_default(),
             detail: self.detail,
             reason: self.reason,
+            trace_id: trace::current().id.to_string(),
             errors: self.faults.into_iter().map(BadField::from).collect(),
         };
         let mut response = (status, Json(problem)).into_response();
+        // For whoever counts them.
+        response.extensions_mut().insert(self.reason);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -5,7 +5,8 @@
 //! * [`pages`]: what people see in a browser.
 //! * [`cache`]: a cache that the log keeps fresh; [`tail`]: the log's end of it.
 //! * [`document`]: what the routes say of themselves, as OpenAPI; [`swagger`]: the page that shows it.
-//! * [`positions`]: reading one's own writes; [`error`]: problem details; [`metrics`], [`observer`]: how it does.
+//! * [`positions`]: reading one's own writes; [`error`]: problem details; [`trace`]: which request a line or an
+//!   answer belongs to; [`metrics`], [`observer`]: how it does.
 
 pub mod app;
 pub mod cache;
@@ -20,3 +21,4 @@ pub mod routes;
 pub mod server;
 pub mod swagger;
 pub mod tail;
+pub mod trace;

@@ -86,6 +86,10 @@ fn show_lag(app: &App, lag: &Lag) {
         .get_or_create(&label)
         .set(lag.records);
     app.metrics
+        .next_offset
+        .get_or_create(&label)
+        .set(lag.next_offset);
+    app.metrics
         .lag_seconds
         .get_or_create(&label)
         .set(lag.seconds);

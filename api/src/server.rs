@@ -158,6 +158,7 @@ impl Thread {
         // Tokens of its own: what all threads share would be locked for every request.
         let (stop, goodbye) = (self.stop.child_token(), CancellationToken::new());
         let mut doors = Doors::open(self.socket, self.room, stop.clone())?;
+        let open = self.app.metrics.http_connections.clone();
         let core = Arc::new(Core::new(self.app, self.pool_max));
         let lane_stop = CancellationToken::new();
         let lane = tokio::spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
@@ -166,8 +167,11 @@ impl Thread {
         let conversations = TaskTracker::new();
         while let Some((stream, place)) = doors.next().await {
             let conversation = converse(http.clone(), stream, router.clone(), goodbye.clone());
+            let open = open.clone();
             conversations.spawn(async move {
+                open.inc();
                 conversation.await;
+                open.dec();
                 drop(place);
             });
         }

@@ -99,7 +99,9 @@ impl Tail {
                     self.doing(Doing::Running);
                     self.read_ahead();
                 }
-                Delivered::Trouble(what) => tracing::warn!(part = PART, what),
+                Delivered::Trouble(what) => {
+                    tracing::warn!(part = PART, what, "has trouble with the broker");
+                }
                 Delivered::Halted(why) => return End::Halted(why),
                 Delivered::Broken(why) => return End::Again(why),
             }

@@ -17,12 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use producers::kafka::Kafka;
+use producers::{
+    headers::headers,
+    kafka::Kafka,
+    trace::{TRACEPARENT, TraceId},
+};
 use projections::checkpoints::Span;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::BorrowedMessage,
 };
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -177,6 +182,12 @@ impl Drop for Consumer {
     }
 }
 
+/// The trace that the headers of a record name.
+fn trace_of(record: &BorrowedMessage<'_>) -> Option<TraceId> {
+    let (_, value) = headers(record).find(|(name, _)| *name == TRACEPARENT.as_bytes())?;
+    TraceId::of_traceparent(value?)
+}
+
 fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
     let mut config = kafka.client();
     let group = match &reading.partitions {
@@ -322,6 +333,7 @@ impl Reader {
                         .clamp(0, TIME_MS_MAX),
                     key: message.key(),
                     value: message.payload(),
+                    trace: trace_of(&message),
                 };
                 self.batch.push(raw, *next);
                 *next = message.offset() + 1;

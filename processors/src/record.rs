@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use producers::trace::TraceId;
 use projections::checkpoints::Span;
 
 /// Records of one topic, in log order within each partition.
@@ -23,6 +24,7 @@ struct Place {
     timestamp_ms: i64,
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
+    trace: Option<TraceId>,
 }
 
 /// A record as it came: nothing is known of its bytes.
@@ -38,6 +40,8 @@ pub struct Raw<'a> {
     pub key: Option<&'a [u8]>,
     /// The value.
     pub value: Option<&'a [u8]>,
+    /// The trace that its headers name.
+    pub trace: Option<TraceId>,
 }
 
 /// A record with its event.
@@ -86,7 +90,14 @@ impl Batch {
             timestamp_ms: place.timestamp_ms,
             key: bytes(&place.key),
             value: bytes(&place.value),
+            trace: place.trace,
         })
+    }
+
+    /// The trace of a record, if the record is here and names one.
+    pub fn trace_of(&self, partition: i32, offset: i64) -> Option<TraceId> {
+        let is_it = |place: &&Place| (place.partition, place.offset) == (partition, offset);
+        self.records.iter().find(is_it)?.trace
     }
 
     /// Adds a record; `from` is where its partition goes on, at or before its offset (a log may have gaps).
@@ -97,6 +108,7 @@ impl Batch {
             timestamp_ms: record.timestamp_ms,
             key: self.copy(record.key),
             value: self.copy(record.value),
+            trace: record.trace,
         };
         self.records.push(place);
         let to = record.offset + 1;

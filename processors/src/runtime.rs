@@ -7,7 +7,7 @@ mod step;
 
 use std::{sync::Arc, thread, time::Duration};
 
-use producers::{clock, kafka::Kafka, metrics::Registry as MetricsRegistry};
+use producers::{clock, kafka::Kafka, metrics::Registry as MetricsRegistry, trace::TraceId};
 use projections::{
     checkpoints::{self, AdvanceError},
     db::{Database, is_of_the_data, is_unprepared},
@@ -209,7 +209,14 @@ impl<F: Fold> Runner<F> {
                     Delivered::Started => self.started(),
                     Delivered::Batch(batch) => self.apply(batch).await?,
                     // Goes on by itself; whether the broker is well is watched elsewhere.
-                    Delivered::Trouble(what) => tracing::warn!(part = self.part, what),
+                    Delivered::Trouble(what) => {
+                        tracing::warn!(part = self.part, what, "has trouble with the broker");
+                        self.services
+                            .metrics
+                            .troubles
+                            .get_or_create(&self.label)
+                            .inc();
+                    }
                     Delivered::Halted(why) => return Err(Halt(why)),
                     Delivered::Broken(why) => {
                         self.doing(Doing::Waiting(why));
@@ -384,24 +391,7 @@ impl<F: Fold> Runner<F> {
             .apply_seconds
             .get_or_create(&self.label)
             .observe(took);
-        for letter in letters.iter().take(LOGGED_MAX) {
-            tracing::warn!(
-                topic = self.topic,
-                partition = letter.partition,
-                offset = letter.offset,
-                reason = letter.reason,
-                error = letter.error,
-                "sent a record to the dead letters"
-            );
-        }
-        if letters.len() > LOGGED_MAX {
-            let more = letters.len() - LOGGED_MAX;
-            tracing::warn!(
-                topic = self.topic,
-                more,
-                "sent more records to the dead letters"
-            );
-        }
+        self.log(read, letters);
         for letter in letters {
             let [projection] = self.label;
             let label = [projection, ("reason", letter.reason)];
@@ -411,6 +401,33 @@ impl<F: Fold> Runner<F> {
             self.show_alarm(partition, is_flood);
         }
         self.doing(Doing::Running);
+    }
+
+    /// Says what became of the records, by their traces where they have one.
+    fn log(&self, read: &Read<F::Event>, letters: &[DeadLetter]) {
+        let topic = &self.topic;
+        let named = |trace: Option<TraceId>| trace.map(tracing::field::display);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            for raw in read.batch.iter() {
+                let (partition, offset, trace_id) = (raw.partition, raw.offset, named(raw.trace));
+                tracing::debug!(topic, partition, offset, trace_id, "passed a record");
+            }
+        }
+        for letter in letters.iter().take(LOGGED_MAX) {
+            tracing::warn!(
+                topic,
+                partition = letter.partition,
+                offset = letter.offset,
+                trace_id = named(read.batch.trace_of(letter.partition, letter.offset)),
+                reason = letter.reason,
+                error = letter.error,
+                "sent a record to the dead letters"
+            );
+        }
+        if letters.len() > LOGGED_MAX {
+            let more = letters.len() - LOGGED_MAX;
+            tracing::warn!(topic, more, "sent more records to the dead letters");
+        }
     }
 
     /// Other partitions may be ours now: what was known of the old ones is somebody else's.

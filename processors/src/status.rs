@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use producers::metrics::{Counter, Family, Gauge, Histogram, Registry, latency_seconds};
+use producers::metrics::{
+    Counter, Family, Gauge, Histogram, Registry, batch_records, latency_seconds,
+};
 use tracing::{error, info, warn};
 
 /// What a part of the process is doing.
@@ -49,6 +51,16 @@ impl Status {
             status: self.clone(),
             part: part.into(),
         }
+    }
+
+    /// The parts of the process, and whether each is at work.
+    pub fn parts(&self) -> Vec<(String, bool)> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_running = |doing: &Doing| *doing == Doing::Running;
+        let parts = parts.iter();
+        parts
+            .map(|(part, doing)| (part.clone(), is_running(doing)))
+            .collect()
     }
 
     /// Why the process is not ready: a line a part that is not at work; empty if all is well.
@@ -95,6 +107,8 @@ pub struct FoldMetrics {
     pub batches: Family<OfProjection, Counter>,
     /// Batches that somebody else had applied.
     pub lost: Family<OfProjection, Counter>,
+    /// Troubles with reading from the broker.
+    pub troubles: Family<OfProjection, Counter>,
     /// Records that could not be folded.
     pub dead_letters: Family<OfReason, Counter>,
     /// 1 where dead letters are a flood (see [`crate::alarm`]), else 0.
@@ -111,11 +125,10 @@ impl Default for FoldMetrics {
             records: Family::default(),
             batches: Family::default(),
             lost: Family::default(),
+            troubles: Family::default(),
             dead_letters: Family::default(),
             dead_letter_alarm: Family::default(),
-            batch_records: Family::new_with_constructor(|| {
-                Histogram::new((0..16).map(|power| f64::from(1 << power)))
-            }),
+            batch_records: Family::new_with_constructor(batch_records),
             apply_seconds: Family::new_with_constructor(latency_seconds),
         }
     }
@@ -124,7 +137,7 @@ impl Default for FoldMetrics {
 impl FoldMetrics {
     /// Shows the counters of a projection from the start, so that a first loss is a rise from 0.
     pub fn begin(&self, label: &OfProjection) {
-        for counter in [&self.records, &self.batches, &self.lost] {
+        for counter in [&self.records, &self.batches, &self.lost, &self.troubles] {
             drop(counter.get_or_create(label));
         }
     }
@@ -137,6 +150,11 @@ impl FoldMetrics {
             "fold_lost_batches",
             "Batches given up since somebody else had applied them",
             self.lost.clone(),
+        );
+        registry.register(
+            "fold_broker_errors",
+            "Troubles with the broker that the client of a fold told of",
+            self.troubles.clone(),
         );
         registry.register(
             "dead_letters",

@@ -47,6 +47,11 @@ impl Progress {
         self.0.send_modify(Offsets::clear);
     }
 
+    /// How many wait for a place to be passed.
+    pub fn waiters(&self) -> usize {
+        self.0.receiver_count()
+    }
+
     /// Whether the records at all these places (partition and offset) have been passed.
     pub fn has_reached(&self, places: &[(i32, i64)]) -> bool {
         passed(&self.0.borrow(), places)
@@ -96,6 +101,11 @@ impl Watermarks {
             .expect("every projection is in the list")
     }
 
+    /// How many wait for a place to be passed, in whichever projection.
+    pub fn waiters(&self) -> usize {
+        self.projections.values().map(Progress::waiters).sum()
+    }
+
     /// Waits until the projection has applied the records at all these places; false at the deadline.
     pub async fn reached(
         &self,
@@ -115,7 +125,7 @@ impl Watermarks {
     /// Reads the checkpoints while somebody waits for them, for as long as it is polled.
     pub async fn follow(self, pool: Pool) {
         loop {
-            let is_waited_for = |p: &&&Projection| self.of(p).0.receiver_count() > 0;
+            let is_waited_for = |p: &&&Projection| self.of(p).waiters() > 0;
             let waited_for: Vec<_> = PROJECTIONS.iter().filter(is_waited_for).collect();
             if waited_for.is_empty() {
                 self.wanted.notified().await;

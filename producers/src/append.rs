@@ -261,6 +261,7 @@ struct Acknowledgements {
 
 impl ClientContext for Acknowledgements {
     fn error(&self, failure: KafkaError, reason: &str) {
+        self.metrics.troubles.inc();
         if is_fatal(&failure) {
             error!(error = %failure, reason, "the producer died for good; the next append makes a new one");
             self.fatal.store(true, Ordering::Release);
@@ -360,6 +361,7 @@ impl Batch {
         metrics.appended.inc_by(outcome.appended as u64);
         metrics.not_written.inc_by(outcome.not_written as u64);
         metrics.unknown.inc_by(outcome.unknown as u64);
+        metrics.batch_records.observe(self.records as f64);
         metrics
             .ack_seconds
             .observe(self.started.elapsed().as_secs_f64());

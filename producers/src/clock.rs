@@ -2,7 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{
+    SeedableRng,
+    distr::{Distribution, StandardUniform},
+    rngs::StdRng,
+};
 use uuid::Uuid;
 
 /// Now, in milliseconds since 1970-01-01T00:00:00Z.
@@ -24,6 +28,18 @@ pub fn now_ms() -> i64 {
 )]
 pub fn event_id() -> Uuid {
     Uuid::now_v7()
+}
+
+/// A number that nobody has had before, if its type is large enough.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the edge at which chance enters"
+)]
+pub fn chance<T>() -> T
+where
+    StandardUniform: Distribution<T>,
+{
+    rand::random()
 }
 
 /// A generator that repeats itself for the same seed; without a seed, one of its own.

@@ -36,11 +36,13 @@ pub struct Emitted {
     pub error: Option<String>,
 }
 
-/// Appends `events` in order; `rate` is events a second. Ends early at the first failure, or when `stop` is
-/// cancelled; what is on its way by then is waited for. `progress` hears how many are acknowledged.
+/// Appends `events` in order, keyed ones with headers and `context`; `rate` is events a second. Ends early at the first
+/// failure, or when `stop` is cancelled; what is on its way by then is waited for. `progress` hears how many are
+/// acknowledged.
 pub async fn emit<E: Event>(
     writer: &EventWriter<E>,
     mut events: impl ExactSizeIterator<Item = E>,
+    context: &Context,
     rate: Option<f64>,
     stop: &CancellationToken,
     mut progress: impl FnMut(u64),
@@ -48,14 +50,14 @@ pub async fn emit<E: Event>(
     let mut emitted = Emitted::default();
     let mut under_way: VecDeque<Pending> = VecDeque::new();
     let mut pace = Pace::new(rate);
-    let with_headers = E::TOPIC.keyed.then(Context::default);
+    let context = E::TOPIC.keyed.then_some(context);
     while events.len() > 0 && emitted.error.is_none() {
         // The pace first: an event is made when it is due, and stamped then.
         let Some(due) = stop.run_until_cancelled(pace.next_batch()).await else {
             break;
         };
         let batch: Vec<E> = events.by_ref().take(due).collect();
-        match writer.send(&batch, with_headers.as_ref()) {
+        match writer.send(&batch, context) {
             Ok(pending) => under_way.push_back(pending),
             Err(refusal) => {
                 emitted.not_written += batch.len() as u64;

@@ -4,17 +4,20 @@
 //!   [`lane`]: many single appends in few batches.
 //! * [`emit`]: bulk appends for the command line; one file a domain with samples and importers: [`clicks`], [`orders`].
 //! * [`kafka`]: addresses and client settings; [`topics`]: topics as they have to be; [`partition`]: Java's partitioner.
-//! * [`clock`]: the one place where time and chance enter; [`metrics`]: counters for `/metrics`.
+//! * [`clock`]: the one place where time and chance enter; [`metrics`]: counters for `/metrics`; [`trace`]: which
+//!   request an event comes from; [`headers`]: reading them from a record.
 
 pub mod append;
 pub mod brokers;
 pub mod clicks;
 pub mod clock;
 pub mod emit;
+pub mod headers;
 pub mod kafka;
 pub mod lane;
 pub mod metrics;
 pub mod orders;
 pub mod partition;
 pub mod topics;
+pub mod trace;
 pub mod writer;

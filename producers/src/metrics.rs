@@ -1,14 +1,26 @@
 //! Counters for `/metrics`. Each layer keeps its own and registers them with the [`Registry`] of the process.
 
 pub use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet, text::encode},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
     registry::Registry,
 };
 
 /// Buckets for waits that are answered, 0.5 ms to 8 s.
 pub fn latency_seconds() -> Histogram {
     Histogram::new((0..15).map(|power| 0.0005 * f64::from(1 << power)))
+}
+
+/// Buckets for the records of a batch, 1 to 32,768.
+pub fn batch_records() -> Histogram {
+    Histogram::new((0..16).map(|power| f64::from(1 << power)))
 }
 
 /// What became of appended records.
@@ -22,6 +34,10 @@ pub struct AppendMetrics {
     pub unknown: Counter,
     /// Producers that died for good and were replaced.
     pub replaced: Counter,
+    /// Troubles with the broker that the producers' client told of.
+    pub troubles: Counter,
+    /// Records in a batch.
+    pub batch_records: Histogram,
     /// From handing over a batch to its last acknowledgement.
     pub ack_seconds: Histogram,
 }
@@ -33,6 +49,8 @@ impl Default for AppendMetrics {
             not_written: Counter::default(),
             unknown: Counter::default(),
             replaced: Counter::default(),
+            troubles: Counter::default(),
+            batch_records: batch_records(),
             ack_seconds: latency_seconds(),
         }
     }
@@ -62,9 +80,19 @@ impl AppendMetrics {
                 "Producers that died for good and were replaced",
                 &self.replaced,
             ),
+            (
+                "producer_broker_errors",
+                "Troubles with the broker that the client of the producers told of",
+                &self.troubles,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
+        registry.register(
+            "append_batch_records",
+            "Records in a batch that is appended",
+            self.batch_records.clone(),
+        );
         registry.register(
             "append_ack_seconds",
             "Time from handing over a batch to its last acknowledgement",

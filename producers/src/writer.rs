@@ -22,6 +22,7 @@ use crate::{
     append::{Appender, Outcome, Outgoing, Pending},
     clock,
     partition::of_key,
+    trace::{TRACEPARENT, TRACESTATE, Trace},
 };
 
 /// Appends the events of one topic.
@@ -56,11 +57,11 @@ pub enum AppendError {
     Unknown(String),
 }
 
-/// A trace to carry on, and whose event it is.
+/// Where an event comes from.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// W3C trace context of the request, as it came.
-    pub traceparent: Option<String>,
+    /// The step of a trace that appends it.
+    pub trace: Option<Trace>,
 }
 
 impl<E: Event> EventWriter<E> {
@@ -201,27 +202,23 @@ impl<E: Event> EventWriter<E> {
         let time = jiff::Timestamp::from_millisecond(clock::now_ms())
             .unwrap_or_default()
             .to_string();
-        let mut headers = OwnedHeaders::new_with_capacity(7);
-        for (key, value) in [
-            ("ce_specversion", "1.0"),
-            ("ce_id", id.as_str()),
-            ("ce_source", "/millrace"),
-            ("ce_type", kind.as_str()),
-            ("ce_time", time.as_str()),
-            ("content-type", "application/vnd.confluent.avro"),
-        ] {
-            headers = headers.insert(Header {
-                key,
-                value: Some(value),
-            });
-        }
-        if let Some(traceparent) = &context.traceparent {
-            headers = headers.insert(Header {
-                key: "traceparent",
-                value: Some(traceparent),
-            });
-        }
-        headers
+        let trace = context.trace.as_ref();
+        let traceparent = trace.map(Trace::traceparent);
+        let headers = [
+            ("ce_specversion", Some("1.0")),
+            ("ce_id", Some(id.as_str())),
+            ("ce_source", Some("/millrace")),
+            ("ce_type", Some(kind.as_str())),
+            ("ce_time", Some(time.as_str())),
+            ("content-type", Some("application/vnd.confluent.avro")),
+            (TRACEPARENT, traceparent.as_deref()),
+            (TRACESTATE, trace.and_then(Trace::tracestate)),
+        ];
+        let present = headers.iter().filter(|(_, value)| value.is_some());
+        present.fold(
+            OwnedHeaders::new_with_capacity(headers.len()),
+            |headers, &(key, value)| headers.insert(Header { key, value }),
+        )
     }
 }
 

@@ -48,6 +48,11 @@ impl Pool {
         Self(pool)
     }
 
+    /// How many connections are open, and how many of them nobody uses.
+    pub fn size(&self) -> (usize, usize) {
+        (self.0.size() as usize, self.0.num_idle())
+    }
+
     /// Borrows a connection.
     ///
     /// # Errors

@@ -1,13 +1,19 @@
 //! What every command takes: where the servers are, and what is logged.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    panic,
+};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use producers::kafka::{Kafka, Property};
 use projections::db::Database;
 use schemas::registry::Registry;
+use tracing::{Level, error};
 use tracing_subscriber::EnvFilter;
+
+use crate::logs::Lines;
 
 /// Where Kafka, the schema registry and Postgres are.
 #[derive(Debug, Clone, Args)]
@@ -100,7 +106,8 @@ pub struct Logging {
     /// Servers begin at info, other commands at warn.
     #[arg(long, env = "MILLRACE_LOG", value_name = "LEVELS", value_parser = levels, global = true)]
     log: Option<String>,
-    /// How log lines look; json where stderr is no terminal.
+    /// How log lines look; json where stderr is no terminal. A line of JSON has timestamp, level, target, message and
+    /// its fields; trace_id where it belongs to a request or to a record with a traceparent header.
     #[arg(
         long,
         env = "MILLRACE_LOG_FORMAT",
@@ -143,7 +150,16 @@ impl Logging {
             .with_writer(io::stderr);
         match self.log_format.unwrap_or(unless_told) {
             LogFormat::Text => log.with_ansi(on_terminal).init(),
-            LogFormat::Json => log.json().flatten_event(true).init(),
+            LogFormat::Json => {
+                log.json().event_format(Lines::default()).init();
+                let otherwise = panic::take_hook();
+                panic::set_hook(Box::new(move |panic| {
+                    if !tracing::enabled!(Level::ERROR) {
+                        return otherwise(panic);
+                    }
+                    error!(%panic, "panicked");
+                }));
+            }
         }
     }
 }

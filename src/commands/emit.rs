@@ -18,7 +18,8 @@ use producers::{
     metrics::AppendMetrics,
     orders,
     topics::Checker,
-    writer::EventWriter,
+    trace::{Trace, TraceId},
+    writer::{Context as Origin, EventWriter},
 };
 use schemas::{
     event::{Event, summary},
@@ -146,6 +147,8 @@ fn sample_orders(count: usize, seed: Option<u64>) -> Vec<OrderPlaced> {
 struct Sent {
     emitted: Emitted,
     topic: String,
+    /// What the headers of the records name, if they have any.
+    trace: Option<TraceId>,
     interrupted: bool,
 }
 
@@ -168,7 +171,11 @@ async fn send<E: Event>(
     let total = events.len() as u64;
     let acknowledged = Cell::new(0);
     let stop = CancellationToken::new();
-    let sending = emit::emit(&writer, events, manner.rate, &stop, |appended| {
+    // One trace a run: what becomes of its events can be found together.
+    let trace = E::TOPIC.keyed.then(Trace::start);
+    let trace_id = trace.as_ref().map(|trace| trace.id);
+    let origin = Origin { trace };
+    let sending = emit::emit(&writer, events, &origin, manner.rate, &stop, |appended| {
         acknowledged.set(appended);
         bar.set_position(appended);
     });
@@ -193,6 +200,7 @@ async fn send<E: Event>(
     Ok(Sent {
         emitted,
         topic: writer.topic().to_owned(),
+        trace: trace_id,
         interrupted: stop.is_cancelled(),
     })
 }
@@ -220,6 +228,8 @@ struct Summary {
     not_written: u64,
     unknown: u64,
     positions: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -249,17 +259,20 @@ impl Sent {
             None => None,
         };
         let positions = self.positions();
+        let trace_id = self.trace.map(|id| id.to_string());
         if manner.json {
             output::json(&Summary {
                 appended: emitted.appended,
                 not_written: told.total as u64 - emitted.appended - emitted.unknown,
                 unknown: emitted.unknown,
-                positions: positions.clone(),
+                positions,
+                trace_id,
                 error: error.clone(),
             })?;
         } else {
             let count = output::count(emitted.appended, told.one);
-            output::line(format_args!("{count} appended{}", place(&positions)))?;
+            let trace = trace_id.map_or_else(String::new, |id| format!(", trace {id}"));
+            output::line(format_args!("{count} appended{}{trace}", place(&positions)))?;
             if let (Some(look), true) = (&told.look, all) {
                 output::line(look)?;
             }

@@ -4,6 +4,7 @@
 mod confluent;
 mod kafka;
 mod kcat;
+mod promtool;
 mod schemathesis;
 mod wrk;
 

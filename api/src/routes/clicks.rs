@@ -32,6 +32,8 @@ use crate::{
     positions::{self, MinPositions},
 };
 
+/// The address that counts a click.
+pub const COUNTER: &str = "/v1/banners/counter/{banner_id}";
 /// The most steps of one answer: a year of minutes, and more.
 const STEPS_MAX: i64 = 600_000;
 /// Up to so many minutes, an answer is short.

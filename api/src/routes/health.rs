@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -104,11 +104,11 @@ async fn ready(State(core): State<Arc<Core>>) -> Response {
         body = String, content_type = "application/openmetrics-text",
     ))
 )]
-async fn metrics_text(State(core): State<Arc<Core>>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        metrics::text(&core.app.registry),
-    )
-        .into_response()
+async fn metrics_text(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    core.app.look_at_gauges();
+    let (content_type, text) = metrics::text(&core.app.registry, accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }

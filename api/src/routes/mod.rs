@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, Request, State},
+    extract::{DefaultBodyLimit, FromRequest, Request},
     http::{HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{app::Core, document, error::ApiError, pages, swagger};
+use crate::{app::Core, document, error::ApiError, pages, swagger, trace::Follow};
 
 pub mod clicks;
 pub mod health;
@@ -55,25 +55,16 @@ pub fn router(core: Arc<Core>) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             ApiError::internal().into_response()
         }))
-        .layer(from_fn_with_state(Arc::clone(&core), watch))
+        .layer(from_fn(watch))
+        .layer(Follow::new(core.app.metrics.clone()))
         .with_state(core)
 }
 
-/// Bounds the time of a request and counts its answer; nobody is to guess what an answer is.
-async fn watch(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+/// Bounds the time of a request; and nobody is to guess what an answer is.
+async fn watch(request: Request, next: Next) -> Response {
     let mut response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
         .await
         .unwrap_or_else(|_| ApiError::timeout().into_response());
-    let class = match response.status().as_u16() {
-        ..400 => "success",
-        400..500 => "client_error",
-        _ => "server_error",
-    };
-    core.app
-        .metrics
-        .answers
-        .get_or_create(&[("class", class)])
-        .inc();
     let nosniff = HeaderValue::from_static("nosniff");
     response
         .headers_mut()

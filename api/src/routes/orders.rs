@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Query, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -38,6 +38,7 @@ use crate::{
     },
     error::ApiError,
     positions::{self, MinPositions},
+    trace::Traced,
 };
 
 const JSON: (HeaderName, HeaderValue) = (
@@ -130,7 +131,7 @@ async fn get_order(
 )]
 async fn post_order(
     State(core): State<Arc<Core>>,
-    headers: HeaderMap,
+    Traced(trace): Traced,
     JsonBody(value): JsonBody,
 ) -> Result<Response, ApiError> {
     let order: OrderPlaced = json::read(value).map_err(ApiError::invalid)?;
@@ -149,12 +150,7 @@ async fn post_order(
         }
         return Ok(([JSON], known).into_response());
     }
-    let traceparent = headers
-        .get("traceparent")
-        .and_then(|value| value.to_str().ok());
-    let context = Context {
-        traceparent: traceparent.map(str::to_owned),
-    };
+    let context = Context { trace: Some(trace) };
     let position = core.app.order_writer.append(&order, &context).await?;
     let mut response = (StatusCode::CREATED, [JSON], body(&order)).into_response();
     if let Some(position) = position {

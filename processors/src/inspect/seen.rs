@@ -1,10 +1,8 @@
 //! A record as it stands on the log, for people and for programs.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use rdkafka::{
-    Message,
-    message::{BorrowedMessage, Headers},
-};
+use producers::headers::headers;
+use rdkafka::{Message, message::BorrowedMessage};
 use schemas::{
     inspect::{Datum, Inspected, millis},
     position::Position,
@@ -24,7 +22,7 @@ pub struct Seen {
     pub timestamp_ms: Option<i64>,
     /// The key.
     pub key: Option<Vec<u8>>,
-    /// The headers.
+    /// The headers; what is not UTF-8 in their names is U+FFFD.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     /// The value.
     pub value: Option<Vec<u8>>,
@@ -32,12 +30,9 @@ pub struct Seen {
 
 impl Seen {
     pub(super) fn new(record: &BorrowedMessage<'_>) -> Self {
-        let headers = record.headers().map(|headers| {
-            let owned = headers.iter().map(|header| {
-                let value = header.value.map(<[u8]>::to_vec);
-                (header.key.to_owned(), value)
-            });
-            owned.collect()
+        let headers = headers(record).map(|(name, value)| {
+            let name = String::from_utf8_lossy(name).into_owned();
+            (name, value.map(<[u8]>::to_vec))
         });
         Self {
             topic: record.topic().to_owned(),
@@ -45,7 +40,7 @@ impl Seen {
             offset: record.offset(),
             timestamp_ms: record.timestamp().to_millis(),
             key: record.key().map(<[u8]>::to_vec),
-            headers: headers.unwrap_or_default(),
+            headers: headers.collect(),
             value: record.payload().map(<[u8]>::to_vec),
         }
     }
