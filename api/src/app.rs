@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::http::HeaderValue;
 use bytes::Bytes;
 use processors::{lag::Meter, runtime::Services, status::Doing};
 use producers::{
@@ -13,25 +14,27 @@ use producers::{
 };
 use projections::{
     db::Database,
+    pool::Pool,
     projection::{PROJECTIONS, PrepareError, prepare},
 };
 use schemas::{
     clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::RegistryError,
     topics::Topic,
 };
-use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
 use crate::{
     cache::{Coherent, Weight},
     metrics::ApiMetrics,
     observer,
-    positions::LogEnds,
+    positions::{self, LogEnds},
     tail,
 };
 
 /// How long a query waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Connections for what runs beside the requests: one that observes, one that reads ahead.
+const BACKGROUND_CONNECTIONS: u32 = 2;
 /// Long answers that are made at a time.
 const LONG_ANSWERS_MAX: usize = 2;
 /// Between attempts to do what has to be done at start.
@@ -57,10 +60,8 @@ pub struct App {
     pub services: Services,
     /// Limits of waiting and memory.
     pub limits: Limits,
-    /// Connections for queries.
-    pub pool: PgPool,
-    /// Clicks on their way to the log.
-    pub clicks: Arc<Lane<BannerClicked>>,
+    /// Connections for what runs beside the requests.
+    pub pool: Pool,
     /// Orders on their way to the log.
     pub order_writer: Arc<EventWriter<OrderPlaced>>,
     /// Orders that were read, as the JSON of their answer.
@@ -79,6 +80,16 @@ pub struct App {
     pub registry: MetricsRegistry,
     appender: Arc<Appender>,
     click_writer: Arc<EventWriter<BannerClicked>>,
+}
+
+/// What a thread that serves has for itself, beside what all share.
+pub struct Core {
+    /// What all share.
+    pub app: Arc<App>,
+    /// Connections for queries: they belong to the runtime that opens them.
+    pub pool: Pool,
+    /// Clicks on their way to the log. Whoever waits is told the place of the batch, as it goes into the answer.
+    pub clicks: Arc<Lane<BannerClicked, HeaderValue>>,
 }
 
 impl Weight for Bytes {
@@ -116,8 +127,7 @@ impl App {
         Ok(Self {
             pool: services
                 .database
-                .pool(limits.connections_max, ACQUIRE_TIMEOUT),
-            clicks: Arc::new(Lane::new(Arc::clone(&click_writer))),
+                .pool(BACKGROUND_CONNECTIONS, ACQUIRE_TIMEOUT),
             order_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
             orders: Coherent::new(
                 OrderPlaced::TOPIC.partitions,
@@ -179,6 +189,18 @@ impl App {
     /// The full name of a topic.
     pub fn topic(&self, topic: &Topic) -> String {
         topic.full_name(&self.services.kafka.prefix)
+    }
+}
+
+impl Core {
+    /// The part of the thread that this is called from, with at most so many connections to Postgres.
+    pub fn new(app: Arc<App>, connections_max: u32) -> Self {
+        let database = &app.services.database;
+        Self {
+            pool: database.pool(connections_max, ACQUIRE_TIMEOUT),
+            clicks: Arc::new(Lane::new(Arc::clone(&app.click_writer), positions::header)),
+            app,
+        }
     }
 }
 

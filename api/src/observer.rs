@@ -52,10 +52,10 @@ async fn look_at_projections(app: &Arc<App>) {
 }
 
 async fn try_look_at_projections(app: &Arc<App>) -> sqlx::Result<()> {
-    let mut connection = app.pool.acquire().await?;
+    let mut connection = app.pool.borrow().await?;
     let offsets = next_offsets(&mut connection).await?;
     let generations = live_generations(&mut *connection).await?;
-    drop(connection);
+    connection.give_back();
     for (projection, generation) in generations {
         let label = [("projection", projection)];
         let gauge = app.metrics.generation.get_or_create(&label).clone();

@@ -16,12 +16,15 @@ use schemas::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use crate::{app::App, error::ApiError};
+use crate::{
+    app::{App, Core},
+    error::ApiError,
+};
 
 /// Where a write stands on the log.
-pub static POSITION: HeaderName = HeaderName::from_static("millrace-position");
+pub const POSITION: HeaderName = HeaderName::from_static("millrace-position");
 /// What a read has to reflect.
-pub static MIN_POSITION: HeaderName = HeaderName::from_static("millrace-min-position");
+pub const MIN_POSITION: HeaderName = HeaderName::from_static("millrace-min-position");
 
 /// More partitions than all topics have.
 const POSITIONS_MAX: usize = 256;
@@ -32,10 +35,10 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct MinPositions(Vec<Position>);
 
-impl FromRequestParts<Arc<App>> for MinPositions {
+impl FromRequestParts<Arc<Core>> for MinPositions {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, core: &Arc<Core>) -> Result<Self, ApiError> {
         let mut positions: Vec<Position> = Vec::new();
         for value in parts.headers.get_all(&MIN_POSITION) {
             let text = value
@@ -60,7 +63,7 @@ impl FromRequestParts<Arc<App>> for MinPositions {
         for position in &positions {
             let known = TOPICS
                 .iter()
-                .find(|topic| app.topic(topic) == position.topic);
+                .find(|topic| core.app.topic(topic) == position.topic);
             if known.is_none_or(|topic| position.partition >= topic.partitions) {
                 return Err(ApiError::bad_request(format!(
                     "Millrace-Min-Position: there is no {}/{}",

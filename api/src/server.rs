@@ -1,90 +1,226 @@
-//! From configuration to listening, and from the signal to stop to the last answer.
+//! From listening to the last answer. One thread a core serves, each with a runtime, a socket, connections to Postgres
+//! and a lane of clicks of its own: a connection, whoever waits on it and its batch never leave their thread.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::TcpListener as Socket,
+    pin::{Pin, pin},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use axum::{
+    Router,
     extract::{Request, State},
     http::{HeaderValue, header},
     middleware::{Next, from_fn_with_state},
     response::Response,
-    serve::Listener,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    time::Instant,
+    net::TcpStream,
+    sync::Semaphore,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::{app::App, observer, routes, tail};
+use crate::{
+    app::{App, Core},
+    doors::{Doors, QUIET},
+    observer, routes, tail,
+};
 
-/// After the signal to stop, so long without a new connection means that nobody waits any more.
-const QUIET: Duration = Duration::from_millis(100);
-/// After the signal to stop, connections are let in for so long at most.
-const LAST_COMERS: Duration = Duration::from_secs(1);
-/// How long answers may take after the signal to stop; a connection that is still open then is cut.
+/// How long answers may take after the last connection was let in; a connection that is still open then is cut.
 const LAST_ANSWERS: Duration = Duration::from_secs(15);
 /// How long accepted writes may take to be decided after the last answer.
 const DRAIN: Duration = Duration::from_secs(6);
+/// The longest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// A peer that takes nothing of its answer for so long has gone.
+const UNTAKEN_MAX: Duration = Duration::from_secs(30);
+/// Files that the process needs beside its callers' connections: to Kafka, the registry and Postgres, and for itself.
+const FILES_OF_OUR_OWN: usize = 256;
 
-/// Where to listen.
+/// What callers may take up.
 #[derive(Debug, Clone)]
-pub struct Listen {
-    /// The address.
-    pub address: SocketAddr,
-    /// A proxy in front authenticates callers: any address may be listened on.
-    pub behind_proxy: bool,
-}
-
-/// Takes the address, before anything else is started.
-///
-/// # Errors
-/// If the address is taken or not allowed.
-pub async fn bind(listen: &Listen) -> Result<TcpListener> {
-    let address = listen.address;
-    if !address.ip().is_loopback() && !listen.behind_proxy {
-        bail!(
-            "{address} is not a loopback address, and there is no authentication: put a proxy in front and say --behind-proxy"
-        );
-    }
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: is another process there? MILLRACE_LISTEN sets another address")
-    })
+pub struct Callers {
+    /// Connections at a time; more wait to be let in.
+    pub connections_max: usize,
+    /// How long the head of a request may take, from the end of the one before; so for how long a connection may idle.
+    pub head_timeout: Duration,
 }
 
 /// Serves until `stop`; then answers what has come, and ends when the log has everything that was accepted.
 ///
 /// # Errors
-/// If the listening socket fails.
-pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken) -> Result<()> {
+/// If a thread that serves cannot start, or panics.
+pub async fn serve(
+    app: Arc<App>,
+    sockets: Vec<Socket>,
+    callers: &Callers,
+    stop: CancellationToken,
+) -> Result<()> {
     let background = Background::start(&app);
-    info!(address = %listener.local_addr()?, "listening");
-    let lane_stop = CancellationToken::new();
-    let lane = tokio::spawn(Arc::clone(&app.clicks).run(lane_stop.clone()));
-    let router = routes::router(Arc::clone(&app));
-    let router = router.layer(from_fn_with_state(stop.clone(), say_goodbye));
-    let doors = Doors::open(listener, stop.clone());
-    let closed = doors.closed.clone();
-    let shut = async move {
-        closed.cancelled().await;
-        // Who came last has yet to be heard.
-        tokio::time::sleep(QUIET).await;
-    };
-    let serving = axum::serve(doors, router).with_graceful_shutdown(shut);
-    tokio::select! {
-        served = serving => served?,
-        () = async { stop.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {
-            warn!("stopped while requests were still open");
-        }
+    let address = sockets.first().context("no socket")?.local_addr()?;
+    let room = Arc::new(Semaphore::new(room_for(callers.connections_max)));
+    let shares = shares(app.limits.connections_max, sockets.len());
+    let mut threads = Vec::new();
+    for (number, (socket, pool_max)) in sockets.into_iter().zip(shares).enumerate() {
+        let thread = Thread {
+            app: Arc::clone(&app),
+            socket,
+            pool_max,
+            room: Arc::clone(&room),
+            head_timeout: callers.head_timeout,
+            stop: stop.clone(),
+        };
+        let named = thread::Builder::new().name(format!("api-{number}"));
+        threads.push(named.spawn(move || thread.run())?);
     }
-    lane_stop.cancel();
-    let _ = lane.await;
+    info!(%address, threads = threads.len(), "listening");
+    let all_ended = move || threads.into_iter().map(ended).fold(Ok(()), Result::and);
+    let served = tokio::task::spawn_blocking(all_ended).await?;
     if !app.drained(DRAIN).await {
         warn!("stopped before the broker had acknowledged everything");
     }
     background.stop().await;
-    Ok(())
+    served
+}
+
+fn ended(thread: thread::JoinHandle<Result<()>>) -> Result<()> {
+    let panicked = |_| Err(anyhow!("a thread that serves has panicked"));
+    thread.join().unwrap_or_else(panicked)
+}
+
+/// Connections to Postgres for each thread; all of them together are `connections_max`, but each has one at least.
+fn shares(connections_max: u32, threads: usize) -> impl Iterator<Item = u32> {
+    let threads = u32::try_from(threads).expect("fewer threads than that");
+    (0..threads).map(move |n| ((connections_max + n) / threads).max(1))
+}
+
+/// How many callers there is room for: as many as there may be open files, less our own.
+fn room_for(connections_max: usize) -> usize {
+    let files = open_files_max();
+    let room = files.saturating_sub(FILES_OF_OUR_OWN).max(1);
+    if room < connections_max {
+        warn!(
+            "room for {room} connections rather than {connections_max}: there may be {files} open files (ulimit -n)"
+        );
+    }
+    room.min(connections_max)
+}
+
+/// Allows this process as many open files as anybody may give it.
+fn open_files_max() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    };
+    let allowed = allowed.map(usize::try_from);
+    allowed.and_then(Result::ok).unwrap_or(usize::MAX)
+}
+
+/// A thread that serves.
+struct Thread {
+    app: Arc<App>,
+    socket: Socket,
+    /// Its connections to Postgres.
+    pool_max: u32,
+    /// For how many callers all threads together have room.
+    room: Arc<Semaphore>,
+    head_timeout: Duration,
+    stop: CancellationToken,
+}
+
+impl Thread {
+    fn run(self) -> Result<()> {
+        // The others do not go on without it.
+        let _stop_all = self.stop.clone().drop_guard();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> Result<()> {
+        // Tokens of its own: what all threads share would be locked for every request.
+        let (stop, goodbye) = (self.stop.child_token(), CancellationToken::new());
+        let mut doors = Doors::open(self.socket, self.room, stop.clone())?;
+        let core = Arc::new(Core::new(self.app, self.pool_max));
+        let lane_stop = CancellationToken::new();
+        let lane = tokio::spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
+        let router = routes::router(core).layer(from_fn_with_state(stop, say_goodbye));
+        let http = http(self.head_timeout);
+        let conversations = TaskTracker::new();
+        while let Some((stream, place)) = doors.next().await {
+            let conversation = converse(http.clone(), stream, router.clone(), goodbye.clone());
+            conversations.spawn(async move {
+                conversation.await;
+                drop(place);
+            });
+        }
+        drop(doors);
+        // Who came last has yet to be heard.
+        sleep(QUIET).await;
+        goodbye.cancel();
+        conversations.close();
+        if timeout(LAST_ANSWERS, conversations.wait()).await.is_err() {
+            warn!("stopped while requests were still open");
+        }
+        lane_stop.cancel();
+        let _ = lane.await;
+        Ok(())
+    }
+}
+
+fn http(head_timeout: Duration) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .max_buf_size(HEAD_BYTES_MAX);
+    http
+}
+
+/// Answers the requests of a connection, until either side ends it; from `goodbye` on, none but the current one.
+async fn converse(
+    http: http1::Builder,
+    stream: TcpStream,
+    router: Router,
+    goodbye: CancellationToken,
+) {
+    if let Err(error) = prepare(&stream) {
+        return debug!(%error, "lost a connection before its first request");
+    }
+    let service = TowerToHyperService::new(router);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        biased;
+        served = connection.as_mut() => served,
+        () = goodbye.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        debug!(%error, "a connection broke");
+    }
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN_MAX))
 }
 
 /// From the signal to stop on, an answer is the last one of its connection.
@@ -99,61 +235,6 @@ async fn say_goodbye(
         response.headers_mut().insert(header::CONNECTION, close);
     }
     response
-}
-
-/// Lets connections in until the signal to stop, and then those that wait already: closing at once would cut them
-/// off, whatever they have asked.
-struct Doors {
-    /// `None` once nobody is let in any more.
-    listener: Option<TcpListener>,
-    stop: CancellationToken,
-    /// When they close at last; known from the signal on.
-    until: Option<Instant>,
-    /// Cancelled when they are closed.
-    closed: CancellationToken,
-}
-
-impl Doors {
-    fn open(listener: TcpListener, stop: CancellationToken) -> Self {
-        Self {
-            listener: Some(listener),
-            stop,
-            until: None,
-            closed: CancellationToken::new(),
-        }
-    }
-}
-
-impl Listener for Doors {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        if let Some(listener) = &mut self.listener {
-            tokio::select! {
-                biased;
-                connection = Listener::accept(listener) => return connection,
-                () = quiet(&self.stop, &mut self.until) => self.listener = None,
-            }
-        }
-        self.closed.cancel();
-        std::future::pending().await
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        match &self.listener {
-            Some(listener) => listener.local_addr(),
-            None => Err(std::io::ErrorKind::NotConnected.into()),
-        }
-    }
-}
-
-/// Waits for the signal, and then until nobody has come for a while, or too many for too long.
-async fn quiet(stop: &CancellationToken, until: &mut Option<Instant>) {
-    stop.cancelled().await;
-    let now = Instant::now();
-    let until = *until.get_or_insert(now + LAST_COMERS);
-    tokio::time::sleep_until(until.min(now + QUIET)).await;
 }
 
 /// What runs beside the requests.

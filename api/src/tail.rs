@@ -173,7 +173,7 @@ impl Tail {
             uids.dedup();
             for uid in uids {
                 // If Postgres is away, there is nothing to read ahead; requests will say so.
-                if orders::find(&app, &uid, &[], Patience::Courtesy)
+                if orders::find(&app, &app.pool, &uid, &[], Patience::Courtesy)
                     .await
                     .is_err()
                 {

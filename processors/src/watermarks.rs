@@ -6,9 +6,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use projections::{
     checkpoints::{self, Checkpoint},
+    pool::Pool,
     projection::{PROJECTIONS, Projection},
 };
-use sqlx::PgPool;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout, timeout_at},
@@ -113,7 +113,7 @@ impl Watermarks {
     }
 
     /// Reads the checkpoints while somebody waits for them, for as long as it is polled.
-    pub async fn follow(self, pool: PgPool) {
+    pub async fn follow(self, pool: Pool) {
         loop {
             let is_waited_for = |p: &&&Projection| self.of(p).0.receiver_count() > 0;
             let waited_for: Vec<_> = PROJECTIONS.iter().filter(is_waited_for).collect();
@@ -123,7 +123,7 @@ impl Watermarks {
             }
             let mut pause = POLL;
             for projection in waited_for {
-                let reading = checkpoints::live(&pool, projection.name);
+                let reading = read(&pool, projection);
                 match timeout(READ_TIMEOUT, reading)
                     .await
                     .unwrap_or(Err(sqlx::Error::PoolTimedOut))
@@ -138,6 +138,13 @@ impl Watermarks {
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+async fn read(pool: &Pool, projection: &Projection) -> sqlx::Result<Vec<Checkpoint>> {
+    let mut connection = pool.borrow().await?;
+    let found = checkpoints::live(&mut *connection, projection.name).await?;
+    connection.give_back();
+    Ok(found)
 }
 
 fn place(checkpoint: &Checkpoint) -> (i32, i64) {

@@ -17,34 +17,39 @@ const BATCHES_MAX: usize = 3;
 /// Events that wait for their batch; more are refused at once.
 const WAITING_MAX: usize = 20_000;
 
-type Answer = Result<Option<Position>, AppendError>;
+type Answer<R> = Result<Option<R>, AppendError>;
 /// An event and who waits for its answer.
-type Waiting<E> = (E, oneshot::Sender<Answer>);
+type Waiting<E, R> = (E, oneshot::Sender<Answer<R>>);
 
-/// Collects events of one topic without keys, and appends them in batches.
-pub struct Lane<E> {
+/// Collects events of one topic without keys, and appends them in batches. Everybody of a batch gets the same receipt,
+/// which is made once.
+pub struct Lane<E, R = Position> {
     writer: Arc<EventWriter<E>>,
+    receipt: fn(&Position) -> R,
     /// `None` once the lane is closed.
-    waiting: Mutex<Option<Vec<Waiting<E>>>>,
+    waiting: Mutex<Option<Vec<Waiting<E, R>>>>,
     arrived: Notify,
 }
 
-impl<E: Event> Lane<E> {
-    /// A lane to the writer's topic; [`Self::run`] has to run beside it.
-    pub fn new(writer: Arc<EventWriter<E>>) -> Self {
+impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
+    /// A lane to the writer's topic; [`Self::run`] has to run beside it. `receipt` tells the place of a batch's last
+    /// record.
+    pub fn new(writer: Arc<EventWriter<E>>, receipt: fn(&Position) -> R) -> Self {
         Self {
             writer,
+            receipt,
             waiting: Mutex::new(Some(Vec::new())),
             arrived: Notify::new(),
         }
     }
 
-    /// Appends `event` with whatever else is waiting. Gives the position of its batch's last record.
+    /// Appends `event` with whatever else is waiting. Gives the receipt of its batch; `None` if the broker has it but did
+    /// not tell where.
     ///
     /// # Errors
     /// As [`EventWriter::append`]. An event that cannot be written fails alone; where some records of a batch failed
     /// on their way and others did not, all of it is `Unknown`.
-    pub async fn append(&self, event: E) -> Answer {
+    pub async fn append(&self, event: E) -> Answer<R> {
         self.writer.check(&event)?;
         let (answer, answered) = oneshot::channel();
         match &mut *self.waiting() {
@@ -90,7 +95,7 @@ impl<E: Event> Lane<E> {
         let _ = under_way.acquire_many(all).await;
     }
 
-    async fn send(&self, batch: Vec<Waiting<E>>) {
+    async fn send(&self, batch: Vec<Waiting<E, R>>) {
         let (events, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let outcome = match self.writer.send(&events, None) {
             Ok(pending) => pending.outcome().await,
@@ -100,20 +105,24 @@ impl<E: Event> Lane<E> {
     }
 
     /// Tells everybody what became of their event: those at the end may have been refused while the others were taken.
-    fn answer(&self, mut taken: Vec<oneshot::Sender<Answer>>, mut outcome: Outcome) {
+    fn answer(&self, mut taken: Vec<oneshot::Sender<Answer<R>>>, mut outcome: Outcome) {
         let refused = taken.split_off(taken.len() - outcome.refused);
         if let Some(refusal) = outcome.refusal.take() {
             tell(refused, &Err(not_written(&refusal)));
         }
-        tell(taken, &self.writer.position(outcome));
+        let position = self.writer.position(outcome);
+        tell(
+            taken,
+            &position.map(|position| position.as_ref().map(self.receipt)),
+        );
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Vec<Waiting<E>>>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<Vec<Waiting<E, R>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn tell(waiters: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+fn tell<R: Clone>(waiters: Vec<oneshot::Sender<Answer<R>>>, answer: &Answer<R>) {
     for waiter in waiters {
         // Who has gone does not need the answer.
         let _ = waiter.send(answer.clone());
@@ -125,9 +134,9 @@ fn stopping() -> AppendError {
 }
 
 /// Closes the lane however its task ends: what still waits was never sent.
-struct Closing<'l, E: Event>(&'l Lane<E>);
+struct Closing<'l, E: Event, R: Clone + Send + 'static>(&'l Lane<E, R>);
 
-impl<E: Event> Drop for Closing<'_, E> {
+impl<E: Event, R: Clone + Send + 'static> Drop for Closing<'_, E, R> {
     fn drop(&mut self) {
         let left = self.0.waiting().take().unwrap_or_default();
         tell(
@@ -175,10 +184,13 @@ mod tests {
         }
     }
 
-    type Appending<'l> = Pin<Box<dyn Future<Output = Answer> + 'l>>;
+    type Appending<'l> = Pin<Box<dyn Future<Output = Answer<Position>> + 'l>>;
 
     /// Appends as far as it goes without waiting.
-    fn begin(lane: &Lane<BannerClicked>, event: BannerClicked) -> Result<Appending<'_>, Answer> {
+    fn begin(
+        lane: &Lane<BannerClicked>,
+        event: BannerClicked,
+    ) -> Result<Appending<'_>, Answer<Position>> {
         let mut appending: Appending<'_> = Box::pin(lane.append(event));
         let mut context = Context::from_waker(Waker::noop());
         match appending.as_mut().poll(&mut context) {
@@ -215,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_lane_refuses_at_once_and_answers_all_it_accepted() {
         let broker = MockBroker::start("clicks", 8);
-        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
+        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT]), Position::clone));
         let accepted: Vec<_> = (0..WAITING_MAX as i64)
             .map(|banner| begin(&lane, click(banner)).expect("accepted"))
             .collect();
@@ -236,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn shutting_down_loses_nothing_that_was_accepted() {
         let broker = MockBroker::start("clicks", 8);
-        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
+        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT]), Position::clone));
         let stop = CancellationToken::new();
         let running = tokio::spawn(Arc::clone(&lane).run(stop.clone()));
         for _ in 0..8 {
@@ -273,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_in_a_lane_that_is_aborted_was_not_written() {
         let broker = MockBroker::start("clicks", 8);
-        let lane = Arc::new(Lane::new(writer(&broker, &[])));
+        let lane = Arc::new(Lane::new(writer(&broker, &[]), Position::clone));
         let mut running = Box::pin(Arc::clone(&lane).run(CancellationToken::new()));
         let mut context = Context::from_waker(Waker::noop());
         assert!(running.as_mut().poll(&mut context).is_pending());
@@ -290,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn an_invalid_event_fails_alone() {
         let broker = MockBroker::start("clicks", 8);
-        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT])));
+        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT]), Position::clone));
         let first = begin(&lane, click(1)).expect("accepted");
         let refused = begin(&lane, click(-1)).err().expect("refused at once");
         assert!(
@@ -309,7 +321,7 @@ mod tests {
         let kafka = broker.kafka(&[]);
         let appender = Appender::new(&kafka, Profile::Interactive, AppendMetrics::default());
         let writer = EventWriter::new(Arc::new(appender.unwrap()), "");
-        let lane = Lane::new(Arc::new(writer));
+        let lane = Lane::new(Arc::new(writer), Position::clone);
         let refused = begin(&lane, click(1)).err().expect("refused at once");
         assert!(
             matches!(refused, Err(AppendError::NotRegistered(_))),
@@ -322,7 +334,7 @@ mod tests {
         let broker = MockBroker::start("clicks", 8);
         broker.down();
         let properties = [PATIENT, "queue.buffering.max.messages=100"];
-        let lane = Arc::new(Lane::new(writer(&broker, &properties)));
+        let lane = Arc::new(Lane::new(writer(&broker, &properties), Position::clone));
         let appends: Vec<_> = (0..150)
             .map(|banner| begin(&lane, click(banner)).expect("accepted"))
             .collect();
@@ -354,7 +366,7 @@ mod tests {
         for _ in 0..3 {
             broker.acknowledge_after(LONG);
         }
-        let lane = Arc::new(Lane::new(writer));
+        let lane = Arc::new(Lane::new(writer, Position::clone));
         let appends: Vec<_> = (1..20)
             .map(|banner| begin(&lane, click(banner)).expect("accepted"))
             .collect();

@@ -23,8 +23,8 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
 };
 use schemas::{
-    clicks::BannerClicked, codec::Decoder, event::Event, orders::OrderPlaced, registry::Registry,
-    topics::TOPICS,
+    clicks::BannerClicked, codec::Decoder, event::Event, orders::OrderPlaced, position::Position,
+    registry::Registry, topics::TOPICS,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -183,7 +183,8 @@ async fn a_batch_is_told_the_last_place_of_each_partition() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_appends_share_a_batch_and_lie_at_or_before_the_place_they_are_told() {
     let log = Log::new().await;
-    let lane = Arc::new(Lane::new(log.writer::<BannerClicked>().await));
+    let writer = log.writer::<BannerClicked>().await;
+    let lane = Arc::new(Lane::new(writer, Position::clone));
     let stop = CancellationToken::new();
     let running = tokio::spawn(Arc::clone(&lane).run(stop.clone()));
     let mut appends = JoinSet::new();

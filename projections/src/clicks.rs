@@ -1,9 +1,12 @@
 //! The tables of the clicks: counts per banner, minute and partition. Before this: `processors/src/clicks.rs`; next:
 //! `api/src/routes/clicks.rs`.
 
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, Row};
 
-use crate::projection::{Changes, Projection};
+use crate::{
+    pool::Pool,
+    projection::{Changes, Projection},
+};
 
 /// The projection.
 pub static PROJECTION: Projection = Projection {
@@ -99,7 +102,8 @@ pub struct Stats {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn stats(pool: &PgPool, query: StatsQuery) -> sqlx::Result<Stats> {
+pub async fn stats(pool: &Pool, query: StatsQuery) -> sqlx::Result<Stats> {
+    let mut connection = pool.borrow().await?;
     // One statement, so that rows and checkpoints are of one moment.
     let row = sqlx::query(
         "SELECT c.partitions, c.offsets, s.starts, s.clicks
@@ -121,8 +125,9 @@ pub async fn stats(pool: &PgPool, query: StatsQuery) -> sqlx::Result<Stats> {
     .bind(query.to_minute)
     .bind(query.step.seconds())
     .bind(query.limit)
-    .fetch_one(pool)
+    .fetch_one(&mut *connection)
     .await?;
+    connection.give_back();
     let numbers = |index| -> sqlx::Result<Vec<i64>> {
         Ok(row
             .try_get::<Option<Vec<i64>>, _>(index)?

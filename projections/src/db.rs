@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::{
-    ConnectOptions, Connection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
 
-use crate::projection::Projection;
+use crate::{pool::Pool, projection::Projection};
 
 /// A connection, and what may go wrong with it, for callers that know nothing of sqlx.
 pub use sqlx::{Error as SqlError, PgConnection};
@@ -27,8 +24,6 @@ const ONE_OFF_SETTINGS: [(&str, &str); 3] = [
     // Pinned: a user may have the name of one of our schemas, which would come first then.
     ("search_path", "public"),
 ];
-/// A pooled connection that was not used for so long is tried before it is used.
-const AT_REST: Duration = Duration::from_secs(1);
 const QUERY_SETTINGS: [(&str, &str); 1] = [("statement_timeout", "10s")];
 
 /// A database address that cannot be used.
@@ -65,23 +60,13 @@ impl Database {
     }
 
     /// A pool for queries; connects when first used. `acquire_timeout` bounds the wait for a connection.
-    pub fn pool(&self, connections_max: u32, acquire_timeout: Duration) -> PgPool {
+    pub fn pool(&self, connections_max: u32, acquire_timeout: Duration) -> Pool {
         let options = self
             .options
             .clone()
             .application_name("millrace-api")
             .options(QUERY_SETTINGS);
-        PgPoolOptions::new()
-            .max_connections(connections_max)
-            .acquire_timeout(acquire_timeout)
-            // A ping for each query would double the way; a connection that was at rest may be broken.
-            .test_before_acquire(false)
-            .before_acquire(|connection, rest| {
-                Box::pin(
-                    async move { Ok(rest.idle_for < AT_REST || connection.ping().await.is_ok()) },
-                )
-            })
-            .connect_lazy_with(options)
+        Pool::new(options, connections_max, acquire_timeout)
     }
 
     /// A connection for one-off work.

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 
 use schemas::orders::{Item, OrderPlaced};
-use sqlx::{PgConnection, PgPool, Row, postgres::PgArguments, query::Query};
+use sqlx::{PgConnection, Row, postgres::PgArguments, query::Query};
 
-use crate::projection::{self, Projection};
+use crate::{
+    pool::Pool,
+    projection::{self, Projection},
+};
 
 /// The projection.
 pub static PROJECTION: Projection = Projection {
@@ -237,7 +240,8 @@ pub struct Found {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn find(pool: &PgPool, order_uid: &str, partition: i32) -> sqlx::Result<Found> {
+pub async fn find(pool: &Pool, order_uid: &str, partition: i32) -> sqlx::Result<Found> {
+    let mut connection = pool.borrow().await?;
     // One statement, so that order and checkpoint are of one moment.
     let row = sqlx::query(
         "SELECT coalesce(
@@ -271,8 +275,9 @@ pub async fn find(pool: &PgPool, order_uid: &str, partition: i32) -> sqlx::Resul
     )
     .bind(order_uid)
     .bind(partition)
-    .fetch_one(pool)
+    .fetch_one(&mut *connection)
     .await?;
+    connection.give_back();
     let text: Option<String> = row.try_get(1)?;
     let order = text
         .map(|text| serde_json::from_str(&text))

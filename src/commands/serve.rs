@@ -2,14 +2,17 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     sync::Arc,
+    thread::available_parallelism,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use api::{
     app::{App, Limits},
-    server::{Listen, bind, serve},
+    doors::{Listen, bind},
+    server::{Callers, serve},
 };
 use clap::{Args, builder::PossibleValuesParser};
 use processors::{
@@ -55,6 +58,27 @@ pub struct ApiArgs {
         value_parser = clap::builder::FalseyValueParser::new()
     )]
     behind_proxy: bool,
+    /// Threads that serve, each with its own share of the callers; one a core without it.
+    #[arg(long, env = "MILLRACE_THREADS", value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// The most connections of callers; more wait to be let in. The limit of open files (ulimit -n) bounds them too.
+    #[arg(
+        long,
+        env = "MILLRACE_CONNECTIONS_MAX",
+        default_value_t = 20_000,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "N"
+    )]
+    connections_max: u32,
+    /// How long the head of a request may take to arrive, and so for how long a connection may idle, in milliseconds.
+    #[arg(
+        long,
+        env = "MILLRACE_HEAD_TIMEOUT_MS",
+        default_value_t = 30_000,
+        value_parser = clap::value_parser!(u64).range(1..),
+        value_name = "MS"
+    )]
+    head_timeout_ms: u64,
     /// How long a read waits for the position in Millrace-Min-Position, in milliseconds.
     #[arg(
         long,
@@ -63,7 +87,7 @@ pub struct ApiArgs {
         value_name = "MS"
     )]
     wait_ms: u64,
-    /// The most connections to Postgres for queries.
+    /// The most connections to Postgres for queries; each thread that serves has its share, and one at least.
     #[arg(
         long,
         env = "PG_MAX_CONNS",
@@ -100,12 +124,12 @@ pub struct ProcessArgs {
 pub async fn run(connection: Connection, args: RunArgs) -> Result<()> {
     let services = services(&connection)?;
     let stop = stop_on_signal()?;
-    let listener = bind(&args.api.listen()).await?;
+    let sockets = bind(&args.api.listen())?;
     // The folds go on while the API drains: whoever waits for them gets an answer.
     let stop_folds = CancellationToken::new();
     let app = args.api.app(services.clone())?;
     let folds = runtime::run(&[], &services, &stop_folds)?;
-    let served = serve(Arc::new(app), listener, stop).await;
+    let served = serve(Arc::new(app), sockets, &args.api.callers(), stop).await;
     stop_folds.cancel();
     folds.ended().await;
     served
@@ -115,9 +139,9 @@ pub async fn run(connection: Connection, args: RunArgs) -> Result<()> {
 pub async fn api(connection: Connection, args: ApiArgs) -> Result<()> {
     let services = services(&connection)?;
     let stop = stop_on_signal()?;
-    let listener = bind(&args.listen()).await?;
+    let sockets = bind(&args.listen())?;
     let app = args.app(services)?;
-    serve(Arc::new(app), listener, stop).await
+    serve(Arc::new(app), sockets, &args.callers(), stop).await
 }
 
 /// Folds, until a signal.
@@ -139,6 +163,15 @@ impl ApiArgs {
         Listen {
             address,
             behind_proxy: self.behind_proxy,
+            threads: self.threads.map_or_else(cores, NonZeroUsize::get),
+        }
+    }
+
+    fn callers(&self) -> Callers {
+        Callers {
+            connections_max: usize::try_from(self.connections_max)
+                .expect("usize has 32 bits at least"),
+            head_timeout: Duration::from_millis(self.head_timeout_ms),
         }
     }
 
@@ -150,6 +183,10 @@ impl ApiArgs {
         };
         App::new(services, limits)
     }
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 fn services(connection: &Connection) -> Result<Services> {

@@ -20,4 +20,5 @@ mod orders;
 mod positions;
 mod reference;
 mod samples;
+mod server;
 mod world;

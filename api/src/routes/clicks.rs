@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{Body, parse};
 use crate::{
-    app::App,
+    app::Core,
     error::ApiError,
     positions::{self, MinPositions},
 };
@@ -32,7 +32,7 @@ const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// The routes of the clicks.
-pub fn router() -> Router<Arc<App>> {
+pub fn router() -> Router<Arc<Core>> {
     let count = get(count)
         .post(self::count)
         .head(not_counted)
@@ -47,18 +47,17 @@ pub fn router() -> Router<Arc<App>> {
 
 /// Counts a click: 204 once it is on the log.
 async fn count(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
 ) -> Result<Response, ApiError> {
     let click = BannerClicked {
         banner_id,
         received_at: clock::now_ms(),
     };
-    let position = app.clicks.append(click).await?;
+    let position = core.clicks.append(click).await?;
     let mut response = (StatusCode::NO_CONTENT, [NO_STORE]).into_response();
     if let Some(position) = position {
-        let headers = response.headers_mut();
-        headers.insert(positions::POSITION.clone(), positions::header(&position));
+        response.headers_mut().insert(positions::POSITION, position);
     }
     Ok(response)
 }
@@ -130,17 +129,17 @@ struct StepAnswer {
 }
 
 async fn post_stats(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
     min: MinPositions,
     Body(body): Body,
 ) -> Result<Json<StatsAnswer>, ApiError> {
     let Range { from, to } = parse(&body)?;
-    answer(&app, banner_id, from, to, Step::Minute, &min).await
+    answer(&core, banner_id, from, to, Step::Minute, &min).await
 }
 
 async fn get_stats(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
     min: MinPositions,
     query: Result<Query<Steps>, axum::extract::rejection::QueryRejection>,
@@ -152,11 +151,11 @@ async fn get_stats(
         StepName::Hour => Step::Hour,
         StepName::Day => Step::Day,
     };
-    answer(&app, banner_id, from, to, step, &min).await
+    answer(&core, banner_id, from, to, step, &min).await
 }
 
 async fn answer(
-    app: &App,
+    core: &Core,
     banner_id: i64,
     from: Timestamp,
     to: Timestamp,
@@ -177,9 +176,9 @@ async fn answer(
     // Long answers are made in memory: few at a time.
     let _permit = match query.to_minute - query.from_minute {
         ..=SHORT_MINUTES => None,
-        _ => app.long_answers.acquire().await.ok(),
+        _ => core.app.long_answers.acquire().await.ok(),
     };
-    let stats = caught_up(app, query, &min.of(app, BannerClicked::TOPIC)).await?;
+    let stats = caught_up(core, query, &min.of(&core.app, BannerClicked::TOPIC)).await?;
     if i64::try_from(stats.steps.len()).is_ok_and(|steps| steps > STEPS_MAX) {
         return Err(ApiError::bad_request(format!(
             "more than {STEPS_MAX} steps: ask for a shorter time or a longer step"
@@ -197,11 +196,16 @@ async fn answer(
 }
 
 /// Counts once the projection has come to these places.
-async fn caught_up(app: &App, query: StatsQuery, places: &[(i32, i64)]) -> Result<Stats, ApiError> {
+async fn caught_up(
+    core: &Core,
+    query: StatsQuery,
+    places: &[(i32, i64)],
+) -> Result<Stats, ApiError> {
+    let app = &core.app;
     let deadline = Instant::now() + app.limits.wait;
     let watermarks = &app.services.watermarks;
     loop {
-        let found = stats(&app.pool, query).await;
+        let found = stats(&core.pool, query).await;
         let found = found.map_err(|error| ApiError::from_sqlx(&error))?;
         let is_in = |(partition, offset): &(i32, i64)| {
             let next = found.checkpoints.iter().find(|(p, _)| p == partition);

@@ -11,10 +11,10 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{app::App, metrics};
+use crate::{app::Core, metrics};
 
 /// The routes of health and metrics.
-pub fn router() -> Router<Arc<App>> {
+pub fn router() -> Router<Arc<Core>> {
     Router::new()
         .route("/livez", get(alive))
         .route("/healthz", get(alive))
@@ -38,8 +38,8 @@ async fn alive() -> Json<Health> {
     })
 }
 
-async fn ready(State(app): State<Arc<App>>) -> Response {
-    let reasons = app.services.status.not_ready();
+async fn ready(State(core): State<Arc<Core>>) -> Response {
+    let reasons = core.app.services.status.not_ready();
     if reasons.is_empty() {
         return alive().await.into_response();
     }
@@ -50,11 +50,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(health)).into_response()
 }
 
-async fn metrics_text(State(app): State<Arc<App>>) -> Response {
+async fn metrics_text(State(core): State<Arc<Core>>) -> Response {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
-        metrics::text(&app.registry),
+        metrics::text(&core.app.registry),
     )
         .into_response()
 }

@@ -13,7 +13,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{app::App, error::ApiError};
+use crate::{app::Core, error::ApiError};
 
 pub mod clicks;
 pub mod health;
@@ -25,7 +25,7 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Every route of the API.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(core: Arc<Core>) -> Router {
     Router::new()
         .merge(clicks::router())
         .merge(orders::router())
@@ -36,12 +36,12 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             ApiError::internal().into_response()
         }))
-        .layer(from_fn_with_state(Arc::clone(&app), watch))
-        .with_state(app)
+        .layer(from_fn_with_state(Arc::clone(&core), watch))
+        .with_state(core)
 }
 
 /// Bounds the time of a request and counts its answer.
-async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn watch(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
     let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
         .await
         .unwrap_or_else(|_| ApiError::timeout().into_response());
@@ -50,7 +50,11 @@ async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         400..500 => "client_error",
         _ => "server_error",
     };
-    app.metrics.answers.get_or_create(&[("class", class)]).inc();
+    core.app
+        .metrics
+        .answers
+        .get_or_create(&[("class", class)])
+        .inc();
     response
 }
 

@@ -11,7 +11,10 @@ use axum::{
 };
 use bytes::Bytes;
 use producers::{partition::of_key, writer::Context};
-use projections::orders::{PROJECTION, find as find_row};
+use projections::{
+    orders::{PROJECTION, find as find_row},
+    pool::Pool,
+};
 use schemas::{
     event::Event,
     json,
@@ -22,7 +25,7 @@ use tokio::time::Instant;
 
 use super::JsonBody;
 use crate::{
-    app::App,
+    app::{App, Core},
     cache::{GetError, Wanted},
     error::ApiError,
     positions::{self, MinPositions},
@@ -34,7 +37,7 @@ const JSON: (HeaderName, HeaderValue) = (
 );
 
 /// The routes of the orders.
-pub fn router() -> Router<Arc<App>> {
+pub fn router() -> Router<Arc<Core>> {
     Router::new()
         .route("/order", get(get_order))
         .route("/v1/orders", post(post_order))
@@ -47,7 +50,7 @@ struct ByUid {
 }
 
 async fn get_order(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     min: MinPositions,
     query: Result<Query<ByUid>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -55,8 +58,8 @@ async fn get_order(
     let Some(uid) = query.0.uid.filter(|uid| !uid.is_empty()) else {
         return Err(ApiError::bad_request("give the order's uid: /order?uid=…"));
     };
-    let places = min.of(&app, OrderPlaced::TOPIC);
-    match find(&app, &uid, &places, Patience::Answer).await? {
+    let places = min.of(&core.app, OrderPlaced::TOPIC);
+    match find(&core.app, &core.pool, &uid, &places, Patience::Answer).await? {
         Some(body) => Ok(([JSON], body).into_response()),
         None => Err(ApiError::not_found("there is no order of this uid")),
     }
@@ -64,13 +67,21 @@ async fn get_order(
 
 /// Places an order: 201 once it is on the log.
 async fn post_order(
-    State(app): State<Arc<App>>,
+    State(core): State<Arc<Core>>,
     headers: HeaderMap,
     JsonBody(value): JsonBody,
 ) -> Result<Response, ApiError> {
     let order: OrderPlaced = json::read(value).map_err(ApiError::invalid)?;
     // A look at what is there is a courtesy; the fold decides. So the order goes through if Postgres is away.
-    if let Ok(Some(known)) = find(&app, &order.order_uid, &[], Patience::Courtesy).await {
+    if let Ok(Some(known)) = find(
+        &core.app,
+        &core.pool,
+        &order.order_uid,
+        &[],
+        Patience::Courtesy,
+    )
+    .await
+    {
         if known != body(&order) {
             return Err(ApiError::order_exists(&order.order_uid));
         }
@@ -82,11 +93,11 @@ async fn post_order(
     let context = Context {
         traceparent: traceparent.map(str::to_owned),
     };
-    let position = app.order_writer.append(&order, &context).await?;
+    let position = core.app.order_writer.append(&order, &context).await?;
     let mut response = (StatusCode::CREATED, [JSON], body(&order)).into_response();
     if let Some(position) = position {
         let headers = response.headers_mut();
-        headers.insert(positions::POSITION.clone(), positions::header(&position));
+        headers.insert(positions::POSITION, positions::header(&position));
     }
     Ok(response)
 }
@@ -139,6 +150,7 @@ impl App {
 /// 503 if that is not possible in time.
 pub async fn find(
     app: &App,
+    pool: &Pool,
     uid: &str,
     places: &[(i32, i64)],
     patience: Patience,
@@ -164,9 +176,7 @@ pub async fn find(
         read_again: patience == Patience::Answer,
     };
     let read = || async {
-        let found = find_row(&app.pool, uid, partition)
-            .await
-            .map_err(Arc::new)?;
+        let found = find_row(pool, uid, partition).await.map_err(Arc::new)?;
         Ok((found.order.as_ref().map(body), found.next_offset))
     };
     match app.orders.get(wanted, read).await {

@@ -1,0 +1,206 @@
+//! The server itself: what callers who are slow, many or greedy can do to the others, which is nothing.
+
+use std::{io::ErrorKind, process::Command};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::{Duration, interval, timeout},
+};
+
+use crate::world::{PATIENCE, Process, World};
+
+const CLICK: &str = "GET /v1/banners/counter/1 HTTP/1.1\r\nHost: millrace\r\n\r\n";
+const ALIVE: &str = "HEAD /livez HTTP/1.1\r\nHost: millrace\r\n\r\n";
+/// Between the bytes of a caller that is slow on purpose.
+const TRICKLE: Duration = Duration::from_millis(500);
+
+/// A connection of a caller that does as it likes.
+struct Caller(TcpStream);
+
+impl Caller {
+    async fn connect(run: &Process) -> Self {
+        Self(TcpStream::connect(run.address()).await.unwrap())
+    }
+
+    /// Sends as much as is taken; gives false once the connection is cut off.
+    async fn send(&mut self, text: &str) -> bool {
+        self.0.write_all(text.as_bytes()).await.is_ok()
+    }
+
+    /// The next answer, which has no body.
+    async fn answer(&mut self) -> String {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let byte = timeout(PATIENCE, self.0.read_u8()).await;
+            answer.push(byte.expect("an answer in time").expect("an answer"));
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// A click that has to be counted.
+    async fn click(&mut self) {
+        assert!(self.send(CLICK).await);
+        let answer = self.answer().await;
+        assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    }
+
+    /// A question that has an answer without a body.
+    async fn must_be_alive(&mut self) {
+        assert!(self.send(ALIVE).await);
+        let answer = self.answer().await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+
+    /// Sends a header a byte at a time, until it is cut off.
+    async fn trickle(mut self) {
+        let mut next = interval(TRICKLE);
+        assert!(self.send("GET /livez HTTP/1.1\r\nX-Slow: ").await);
+        loop {
+            tokio::select! {
+                // Nothing is answered to half a head: what comes is the end.
+                end = self.0.read_u8() => return assert!(end.is_err(), "an answer to half a head"),
+                _ = next.tick() => if !self.send("x").await { return },
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_thousand_callers_that_never_finish_their_head_are_cut_off_while_others_are_served() {
+    allow_open_files(4_096);
+    let world = World::new("trickle").await;
+    let mut run = world.spawn(&["run"], &[("MILLRACE_HEAD_TIMEOUT_MS", "3000")]);
+    run.ready().await;
+    let mut slow = JoinSet::new();
+    for _ in 0..2_000 {
+        slow.spawn(Caller::connect(&run).await.trickle());
+    }
+    let mut clicks = 0;
+    while !slow.is_empty() {
+        // A caller of its own each time: there is room for new ones too.
+        Caller::connect(&run).await.click().await;
+        clicks += 1;
+        while let Some(cut_off) = slow.try_join_next() {
+            cut_off.unwrap();
+        }
+    }
+    assert!(clicks > 1, "nobody was served in between");
+    assert_eq!(world.read_topic("clicks").await.len(), clicks);
+}
+
+#[tokio::test]
+async fn out_of_open_files_it_serves_whom_it_has_and_lets_others_in_later() {
+    let world = World::new("files_open").await;
+    let mut run = world.start(["run"]).await;
+    let mut known = Caller::connect(&run).await;
+    known.click().await;
+    let open = std::fs::read_dir(format!("/proc/{}/fd", run.id()));
+    let limit = open.unwrap().count() + 20;
+    set_open_files(&run, limit);
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(Caller::connect(&run).await);
+    }
+    run.logged("it cannot let more in", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("cannot let connections in")
+    })
+    .await;
+    known.click().await;
+    drop(crowd);
+    Caller::connect(&run).await.click().await;
+    assert_eq!(world.read_topic("clicks").await.len(), 3);
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_served_when_another_has_left() {
+    let world = World::new("room").await;
+    let mut run = world.spawn(&["run"], &[("MILLRACE_CONNECTIONS_MAX", "2")]);
+    run.listening().await;
+    let mut first = Caller::connect(&run).await;
+    let mut second = Caller::connect(&run).await;
+    first.must_be_alive().await;
+    second.must_be_alive().await;
+    let mut third = Caller::connect(&run).await;
+    assert!(third.send(ALIVE).await);
+    for _ in 0..50 {
+        first.must_be_alive().await;
+        second.must_be_alive().await;
+    }
+    let nothing = third.0.try_read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+    drop(first);
+    let answer = third.answer().await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_sent_without_waiting_are_answered_in_their_order() {
+    let world = World::new("pipelined").await;
+    let run = world.start(["run"]).await;
+    let mut caller = Caller::connect(&run).await;
+    let none = CLICK.replace("/1 ", "/none ").replace("GET", "HEAD");
+    assert!(caller.send(&[CLICK, &none, CLICK].concat()).await);
+    for status in ["204", "400", "204"] {
+        let answer = caller.answer().await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn all_threads_together_keep_to_the_connections_to_postgres_that_are_allowed() {
+    let world = World::new("shares").await;
+    let settings = [("MILLRACE_THREADS", "3"), ("PG_MAX_CONNS", "5")];
+    let mut api = world.spawn(&["api"], &settings);
+    api.ready().await;
+    let stats = "/v1/banners/stats/1?from=2026-01-01T00:00:00Z&to=2026-01-01T01:00:00Z";
+    let mut asking = JoinSet::new();
+    for _ in 0..60 {
+        let mut caller = Caller::connect(&api).await;
+        asking.spawn(async move {
+            for _ in 0..20 {
+                let request = format!("GET {stats} HTTP/1.1\r\nHost: millrace\r\n\r\n");
+                assert!(caller.send(&request).await);
+                let answer = caller.answer().await;
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+                let mut body = [0; r#"{"stats":[]}"#.len()];
+                caller.0.read_exact(&mut body).await.unwrap();
+                assert_eq!(body, *br#"{"stats":[]}"#);
+            }
+        });
+    }
+    asking.join_all().await;
+    let open = world
+        .sql("SELECT count(*) AS open FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'millrace-api'")
+        .await;
+    // Two more are for what runs beside the requests.
+    let open = open[0]["open"].as_i64().unwrap();
+    assert!((4..=7).contains(&open), "{open}");
+}
+
+/// Allows this process so many open files.
+fn allow_open_files(wanted: u64) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("the test needs 4,096 open files (ulimit -n)");
+}
+
+/// Takes from a process that runs what it may open.
+fn set_open_files(run: &Process, limit: usize) {
+    let set = Command::new("prlimit")
+        .args([format!("--pid={}", run.id()), format!("--nofile={limit}")])
+        .status();
+    assert!(set.unwrap().success());
+}
