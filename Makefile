@@ -4,6 +4,11 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
+# `make servers BROKERS=3`; only what is said here, not what an environment happens to hold.
+ifeq ($(origin BROKERS),command line)
+export MILLRACE_BROKER_COUNT := $(BROKERS)
+endif
+
 SCRIPTS := $(wildcard docker/servers docker/test docker/story docker/demo .ci/run)
 
 .PHONY: help
@@ -22,7 +27,7 @@ down: ## stop them all
 	@docker/servers down
 
 .PHONY: servers
-servers: ## start Kafka, schema registry and Postgres alone
+servers: ## start Kafka, schema registry and Postgres alone; BROKERS=3 starts three brokers
 	@docker/servers start
 
 .PHONY: env
