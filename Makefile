@@ -9,7 +9,7 @@ ifeq ($(origin BROKERS),command line)
 export MILLRACE_BROKER_COUNT := $(BROKERS)
 endif
 
-SCRIPTS := $(wildcard docker/servers docker/test docker/story docker/demo .ci/run)
+SCRIPTS := $(wildcard docker/servers docker/test docker/story docker/demo docker/versions .ci/run)
 
 .PHONY: help
 help: ## list the targets
@@ -45,7 +45,7 @@ demo: ## set everything up and show it working
 # ---- changing ----
 
 .PHONY: check
-check: fmt clippy doc deny shellcheck compatibility ## everything that needs no server: format, lints, docs, licences, schemas
+check: fmt clippy doc deny shellcheck versions compatibility ## everything that needs no server: format, lints, docs, licences, versions, schemas
 
 .PHONY: test
 test: ## all tests, against servers of their own
@@ -55,7 +55,7 @@ test: ## all tests, against servers of their own
 story: ## print a domain's files in reading order: make story d=orders
 	@docker/story $(d)
 
-.PHONY: fmt clippy doc deny shellcheck compatibility
+.PHONY: fmt clippy doc deny shellcheck versions compatibility
 fmt:
 	cargo fmt --all --check
 
@@ -73,6 +73,9 @@ deny:
 
 shellcheck:
 	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'shellcheck is not here: skipped'; fi
+
+versions:
+	docker/versions
 
 compatibility:
 	cargo test -p schemas --test compatibility --locked
