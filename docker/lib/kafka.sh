@@ -29,10 +29,10 @@ require_asked_brokers() {
     local asked=${MILLRACE_BROKER_COUNT:-} stored
     [[ -n $asked ]] || return 0
     [[ $asked == [13] ]] || usage_error "MILLRACE_BROKER_COUNT (BROKERS of make) is 1 or 3, not '$asked'"
-    given kafka && fail "kafka: $asked of our own are asked for, but MILLRACE_BROKERS names $BROKERS: unset one of them"
+    ! given kafka || fail "brokers: $asked of our own are asked for, but MILLRACE_BROKERS names $BROKERS: unset one of the two"
     stored=$(stored_brokers)
     [[ ${stored:-$asked} == "$asked" ]] ||
-        fail "kafka: the data in $STATE are those of $stored, not of $asked: go on without saying how many, or delete the data by 'docker/servers clean'"
+        fail "brokers: the data in $STATE were made by $stored, and $asked are asked for: do not say how many, to go on with them, or delete them by 'docker/servers clean'"
 }
 
 own_addresses() {
