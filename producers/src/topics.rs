@@ -287,29 +287,12 @@ async fn wait_until_visible(
                 .filter(|partition| partition.leader() >= 0)
                 .count()
         });
-        if i32::try_from(led) == Ok(topic.partitions)
-            && (0..topic.partitions).all(|partition| is_led(admin, name, partition))
-        {
+        if i32::try_from(led) == Ok(topic.partitions) {
             return Ok(());
         }
         tokio::time::sleep(VISIBLE_POLL).await;
     }
     bail!("topic {name} was created, but the broker does not show it: look into the broker's log")
-}
-
-/// Whether the broker that leads a partition knows it: it may be the last to hear of it.
-fn is_led(admin: &AdminClient<DefaultClientContext>, name: &str, partition: i32) -> bool {
-    let ends = admin.inner().fetch_watermarks(name, partition, TIMEOUT);
-    let code = ends.err().and_then(|failure| failure.rdkafka_error_code());
-    // Who may not ask for it finds out later.
-    !matches!(
-        code,
-        Some(
-            RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-        )
-    )
 }
 
 /// How many replicas a topic gets if nobody says it.
