@@ -1,153 +1,207 @@
 //! Errors as callers see them: `application/problem+json` (RFC 9457) with a stable `reason` for programs.
 
 use axum::{
+    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use problem_details::ProblemDetails;
 use producers::writer::AppendError;
 use schemas::event::Fault;
 use serde::Serialize;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use crate::cache::GetError;
+
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// Why a request was not fulfilled, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The request cannot be understood.
+    BadRequest,
+    /// There is nothing of this name.
+    NotFound,
+    /// Not with this method.
+    MethodNotAllowed,
+    /// There is another order of this uid.
+    OrderExists,
+    /// More bytes than are read.
+    TooLarge,
+    /// Not JSON.
+    NotJson,
+    /// Understood, but not valid.
+    Invalid,
+    /// A fault of ours.
+    Internal,
+    /// The request took too long to come or to answer.
+    Timeout,
+    /// Too much is on its way to the log.
+    Overloaded,
+    /// Not written.
+    NotApplied,
+    /// Perhaps written.
+    OutcomeUnknown,
+    /// The position that was asked for is not reached yet.
+    NotCaughtUp,
+    /// The database does not answer.
+    DatabaseUnavailable,
+}
+
+impl Reason {
+    /// The status of the answer.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::OrderExists => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Timeout
+            | Self::Overloaded
+            | Self::NotApplied
+            | Self::OutcomeUnknown
+            | Self::NotCaughtUp
+            | Self::DatabaseUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Whether `Retry-After` tells to send it again.
+    pub fn passes(self) -> bool {
+        self.status() == StatusCode::SERVICE_UNAVAILABLE && self != Self::OutcomeUnknown
+    }
+}
+
+/// Why a request was not fulfilled (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// The name of the status.
+    #[schema(value_type = String)]
+    title: &'static str,
+    /// What is wrong, for people.
+    detail: String,
+    reason: Reason,
+    /// Every field that is not as it should be; only with `invalid`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    errors: Vec<BadField>,
+}
+
+/// One field that is not as it should be.
+#[derive(Debug, Serialize, ToSchema)]
+struct BadField {
+    /// Where: a path such as `payment.currency` or `items[2].price`; empty for the whole body.
+    #[schema(examples("payment.currency"))]
+    field: String,
+    /// What is wrong, ending the sentence that the field begins.
+    #[schema(examples("must be three letters, such as USD"))]
+    message: String,
+}
 
 /// A request that was not fulfilled.
 #[derive(Debug)]
 pub struct ApiError {
-    status: StatusCode,
-    reason: &'static str,
+    reason: Reason,
     detail: String,
     faults: Vec<Fault>,
-    retry_after_s: Option<u32>,
-}
-
-/// What a problem says beside RFC 9457's own members.
-#[derive(Debug, Clone, Serialize)]
-struct More {
-    reason: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<Fault>,
 }
 
 impl ApiError {
-    fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self {
-            status,
             reason,
             detail: detail.into(),
             faults: Vec::new(),
-            retry_after_s: None,
         }
     }
 
-    fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds);
-        self
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.reason.status()
     }
 
     /// 400: the request cannot be understood.
     pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+        Self::new(Reason::BadRequest, detail)
     }
 
     /// 404: there is nothing of this name.
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+        Self::new(Reason::NotFound, detail)
     }
 
     /// 405: not with this method.
     pub fn method_not_allowed() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "this address does not know the method: see the Allow header",
-        )
+        let detail = "this address does not know the method: see the Allow header";
+        Self::new(Reason::MethodNotAllowed, detail)
     }
 
     /// 503: the request took too long to come or to answer.
     pub fn timeout() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "timeout",
-            "the request took too long: whether a write was done is not known",
-        )
-        .retry_after(1)
+        let detail = "the request took too long: whether a write was done is not known";
+        Self::new(Reason::Timeout, detail)
     }
 
     /// 409: there is another order of this uid.
     pub fn order_exists(uid: &str) -> Self {
         let detail = format!("order {uid} is there already, with other content");
-        Self::new(StatusCode::CONFLICT, "order_exists", detail)
+        Self::new(Reason::OrderExists, detail)
     }
 
     /// 413: more bytes than are read.
     pub fn too_large(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+        Self::new(Reason::TooLarge, detail)
     }
 
     /// 415: not JSON.
     pub fn not_json() -> Self {
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "not_json",
-            "send the body as application/json",
-        )
+        Self::new(Reason::NotJson, "send the body as application/json")
     }
 
     /// 422: understood, but not valid; names every fault.
     pub fn invalid(faults: Vec<Fault>) -> Self {
         let detail = format!("{} fields are not as they should be", faults.len());
-        let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail);
+        let mut error = Self::new(Reason::Invalid, detail);
         error.faults = faults;
         error
     }
 
     /// 500: a fault of ours.
     pub fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "an error on our side; the server's own messages tell more",
-        )
+        let detail = "an error on our side; the server's own messages tell more";
+        Self::new(Reason::Internal, detail)
     }
 
     /// 503: the position that was asked for is not reached yet.
     pub fn not_caught_up() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not_caught_up",
-            "the position of Millrace-Min-Position is not reached yet",
-        )
-        .retry_after(1)
+        let detail = "the position of Millrace-Min-Position is not reached yet";
+        Self::new(Reason::NotCaughtUp, detail)
     }
 
     /// 503: the database does not answer.
     pub fn no_database() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "database_unavailable",
-            "the database does not answer",
-        )
-        .retry_after(1)
+        Self::new(Reason::DatabaseUnavailable, "the database does not answer")
     }
 }
 
 impl From<AppendError> for ApiError {
     fn from(error: AppendError) -> Self {
         let detail = error.to_string();
-        let unavailable =
-            |reason| Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, detail.clone());
         match error {
             AppendError::Invalid(faults) => Self::invalid(faults),
             AppendError::TooLarge(_) => Self::too_large(detail),
-            AppendError::Overloaded => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).retry_after(1)
-            }
+            AppendError::Overloaded => Self::new(Reason::Overloaded, detail),
             AppendError::NotRegistered(_) | AppendError::NotWritten(_) => {
-                unavailable("not_applied").retry_after(1)
+                Self::new(Reason::NotApplied, detail)
             }
-            AppendError::Unknown(_) => unavailable("outcome_unknown"),
+            AppendError::Unknown(_) => Self::new(Reason::OutcomeUnknown, detail),
         }
     }
 }
@@ -174,19 +228,27 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let more = More {
+        let status = self.reason.status();
+        let problem = Problem {
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or_default(),
+            detail: self.detail,
             reason: self.reason,
-            errors: self.faults,
+            errors: self.faults.into_iter().map(BadField::from).collect(),
         };
-        let mut response = ProblemDetails::from_status_code(self.status)
-            .with_detail(self.detail)
-            .with_extensions(more)
-            .into_response();
+        let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        headers.insert(header::CONTENT_TYPE, PROBLEM);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.reason.passes() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
+        }
         response
+    }
+}
+
+impl From<Fault> for BadField {
+    fn from(Fault { field, message }: Fault) -> Self {
+        Self { field, message }
     }
 }

@@ -2,16 +2,21 @@
 //!
 //! * [`doors`]: listening; [`server`]: the threads that serve, to the last answer; [`app`]: what the handlers share.
 //! * [`routes`]: thin handlers, one file a domain.
+//! * [`pages`]: what people see in a browser.
 //! * [`cache`]: a cache that the log keeps fresh; [`tail`]: the log's end of it.
+//! * [`document`]: what the routes say of themselves, as OpenAPI; [`swagger`]: the page that shows it.
 //! * [`positions`]: reading one's own writes; [`error`]: problem details; [`metrics`], [`observer`]: how it does.
 
 pub mod app;
 pub mod cache;
+pub mod document;
 pub mod doors;
 pub mod error;
 pub mod metrics;
 pub mod observer;
+pub mod pages;
 pub mod positions;
 pub mod routes;
 pub mod server;
+pub mod swagger;
 pub mod tail;

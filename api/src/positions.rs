@@ -14,10 +14,16 @@ use schemas::{
     position::{Position, parse_list},
     topics::{TOPICS, Topic},
 };
+use serde_json::json;
 use tokio::time::{Instant, timeout_at};
+use utoipa::{
+    IntoParams,
+    openapi::path::{Parameter, ParameterIn},
+};
 
 use crate::{
     app::{App, Core},
+    document,
     error::ApiError,
 };
 
@@ -72,6 +78,22 @@ impl FromRequestParts<Arc<Core>> for MinPositions {
             }
         }
         Ok(Self(positions))
+    }
+}
+
+impl IntoParams for MinPositions {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![document::part(json!({
+            "name": "Millrace-Min-Position",
+            "in": "header",
+            "required": false,
+            "description": "What the answer has to reflect: the `Millrace-Position` of one write, or of several with \
+                commas between. The answer waits for it. A place that the log does not have is refused.",
+            "schema": {
+                "type": "string",
+                "pattern": "^[A-Za-z0-9._-]+/[0-9]+@[0-9]+(,[A-Za-z0-9._-]+/[0-9]+@[0-9]+){0,255}$",
+            },
+        }))]
     }
 }
 

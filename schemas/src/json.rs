@@ -7,6 +7,9 @@ use apache_avro::{
 };
 use serde_json::{Map, Value};
 
+mod describe;
+
+pub use self::describe::schema;
 use crate::event::{Event, Fault};
 
 /// The most faults that are named: a body of zeros where items belong would have half a million.

@@ -4,6 +4,7 @@
 //! * [`topics`]: the list of topics, the log's table of contents.
 //! * [`codec`]: bytes to events and back, in the Confluent wire format; [`hostile`]: whose schemas are not trusted.
 //! * [`registry`]: the client of a Confluent-compatible schema registry.
+//! * [`rules`]: what a field has to be beyond its type.
 //! * [`json`]: JSON from people, checked against the Avro schema, every fault named; [`inspect`]: JSON for people.
 //! * [`position`]: a place on the log, `topic/partition@offset`.
 
@@ -16,4 +17,5 @@ pub mod json;
 pub mod orders;
 pub mod position;
 pub mod registry;
+pub mod rules;
 pub mod topics;

@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{Event, Fault},
+    json,
+    rules::{
+        Field,
+        Rule::{Currency, Email, Filled, Items, Key, NotNegative, Number, Text},
+        check, key_fault,
+    },
     topics::{Compatibility, Topic},
 };
 
@@ -25,14 +31,11 @@ const AVSC: &str = include_str!("../avro/orders.avsc");
 static SCHEMA: LazyLock<Schema> =
     LazyLock::new(|| Schema::parse_str(AVSC).expect("orders.avsc is read by a test"));
 
-/// The longest uid: it is a key in Postgres, whose index pages hold no long ones.
-const UID_CHARS_MAX: usize = 100;
-
 /// The most items: lists of this length are read whatever the version of the schema, see [`crate::codec`].
 const ITEMS_MAX: usize = 10_000;
 
 /// A buyer placed an order. Field by field what `avro/orders.avsc` says; amounts in minor units.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(apache_avro::AvroSchema))]
 #[cfg_attr(test, avro(namespace = "millrace.orders"))]
 #[expect(missing_docs, reason = "the fields are documented in avro/orders.avsc")]
@@ -54,7 +57,7 @@ pub struct OrderPlaced {
 }
 
 /// Where the goods go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(apache_avro::AvroSchema))]
 #[cfg_attr(test, avro(namespace = "millrace.orders"))]
 #[expect(missing_docs, reason = "the fields are documented in avro/orders.avsc")]
@@ -69,7 +72,7 @@ pub struct Delivery {
 }
 
 /// How an order was paid.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(apache_avro::AvroSchema))]
 #[cfg_attr(test, avro(namespace = "millrace.orders"))]
 #[expect(missing_docs, reason = "the fields are documented in avro/orders.avsc")]
@@ -87,7 +90,7 @@ pub struct Payment {
 }
 
 /// One line of an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(apache_avro::AvroSchema))]
 #[cfg_attr(test, avro(namespace = "millrace.orders"))]
 #[expect(missing_docs, reason = "the fields are documented in avro/orders.avsc")]
@@ -117,155 +120,107 @@ impl Event for OrderPlaced {
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let mut rules = Rules::default();
-        self.check_head(&mut rules);
-        self.delivery.check(&mut rules);
-        self.payment.check(&mut rules);
-        if self.items.is_empty() {
-            rules.fault("items".into(), "must have at least one item");
-        }
-        if self.items.len() > ITEMS_MAX {
-            rules.fault("items".into(), "must have at most 10000 items");
-        }
+        let mut faults = Vec::new();
+        check(&self.fields(), str::to_owned, &mut faults);
+        let inside = |record| move |name: &str| format!("{record}.{name}");
+        check(&self.delivery.fields(), inside("delivery"), &mut faults);
+        check(&self.payment.fields(), inside("payment"), &mut faults);
         for (index, item) in self.items.iter().enumerate() {
-            item.check(index, &mut rules);
+            let path = |name: &str| format!("items[{index}].{name}");
+            check(&item.fields(), path, &mut faults);
         }
-        rules.faults
+        faults
     }
 }
 
 /// What keeps a text from being the uid of an order; no order of such a uid is stored.
 pub fn uid_fault(uid: &str) -> Option<&'static str> {
-    if uid.trim().is_empty() {
-        return Some("must not be empty");
-    }
-    if uid.chars().count() > UID_CHARS_MAX {
-        return Some("must have at most 100 characters");
-    }
-    if uid.chars().any(char::is_control) {
-        return Some("must not have control characters");
-    }
-    None
+    key_fault(uid)
+}
+
+/// What an order is, in JSON Schema: the types and sentences of `orders.avsc`, and the rules by which orders are checked.
+pub fn json_schema() -> serde_json::Value {
+    let (order, item) = (OrderPlaced::default(), Item::default());
+    let rules: &[(&str, &[Field<'_>])] = &[
+        ("OrderPlaced", &order.fields()),
+        ("Delivery", &order.delivery.fields()),
+        ("Payment", &order.payment.fields()),
+        ("Item", &item.fields()),
+    ];
+    json::schema(&SCHEMA, rules)
 }
 
 impl OrderPlaced {
-    fn check_head(&self, rules: &mut Rules) {
-        if let Some(message) = uid_fault(&self.order_uid) {
-            rules.fault("order_uid".into(), message);
-        }
-        rules.present("track_number", &self.track_number);
-        for (field, text) in [
-            ("entry", &self.entry),
-            ("locale", &self.locale),
-            ("internal_signature", &self.internal_signature),
-            ("customer_id", &self.customer_id),
-            ("delivery_service", &self.delivery_service),
-            ("shardkey", &self.shardkey),
-            ("date_created", &self.date_created),
-            ("oof_shard", &self.oof_shard),
-        ] {
-            rules.text(field, text);
-        }
+    fn fields(&self) -> [Field<'_>; 12] {
+        [
+            ("order_uid", Key(&self.order_uid)),
+            ("track_number", Filled(&self.track_number)),
+            ("entry", Text(&self.entry)),
+            (
+                "items",
+                Items {
+                    length: self.items.len(),
+                    max: ITEMS_MAX,
+                },
+            ),
+            ("locale", Text(&self.locale)),
+            ("internal_signature", Text(&self.internal_signature)),
+            ("customer_id", Text(&self.customer_id)),
+            ("delivery_service", Text(&self.delivery_service)),
+            ("shardkey", Text(&self.shardkey)),
+            ("sm_id", Number(self.sm_id)),
+            ("date_created", Text(&self.date_created)),
+            ("oof_shard", Text(&self.oof_shard)),
+        ]
     }
 }
 
 impl Delivery {
-    fn check(&self, rules: &mut Rules) {
-        rules.present("delivery.name", &self.name);
-        rules.present("delivery.phone", &self.phone);
-        rules.text("delivery.zip", &self.zip);
-        rules.text("delivery.city", &self.city);
-        rules.present("delivery.address", &self.address);
-        rules.text("delivery.region", &self.region);
-        rules.present("delivery.email", &self.email);
-        if !self.email.is_empty() && !self.email.contains('@') {
-            rules.fault("delivery.email".into(), "must have an @");
-        }
+    fn fields(&self) -> [Field<'_>; 7] {
+        [
+            ("name", Filled(&self.name)),
+            ("phone", Filled(&self.phone)),
+            ("zip", Text(&self.zip)),
+            ("city", Text(&self.city)),
+            ("address", Filled(&self.address)),
+            ("region", Text(&self.region)),
+            ("email", Email(&self.email)),
+        ]
     }
 }
 
 impl Payment {
-    fn check(&self, rules: &mut Rules) {
-        for (field, text) in [
-            ("payment.transaction", &self.transaction),
-            ("payment.request_id", &self.request_id),
-            ("payment.provider", &self.provider),
-            ("payment.bank", &self.bank),
-        ] {
-            rules.text(field, text);
-        }
-        if self.currency.len() != 3 || !self.currency.bytes().all(|b| b.is_ascii_alphabetic()) {
-            rules.fault(
-                "payment.currency".into(),
-                "must be three letters, such as USD",
-            );
-        }
-        for (field, amount) in [
-            ("payment.amount", self.amount),
-            ("payment.delivery_cost", self.delivery_cost),
-            ("payment.goods_total", self.goods_total),
-            ("payment.custom_fee", self.custom_fee),
-        ] {
-            rules.not_negative(field.into(), amount);
-        }
+    fn fields(&self) -> [Field<'_>; 10] {
+        [
+            ("transaction", Text(&self.transaction)),
+            ("request_id", Text(&self.request_id)),
+            ("currency", Currency(&self.currency)),
+            ("provider", Text(&self.provider)),
+            ("amount", NotNegative(self.amount)),
+            ("payment_dt", Number(self.payment_dt)),
+            ("bank", Text(&self.bank)),
+            ("delivery_cost", NotNegative(self.delivery_cost)),
+            ("goods_total", NotNegative(self.goods_total)),
+            ("custom_fee", NotNegative(self.custom_fee)),
+        ]
     }
 }
 
 impl Item {
-    fn check(&self, index: usize, rules: &mut Rules) {
-        let path = |field: &str| format!("items[{index}].{field}");
-        for (field, text) in [
-            ("track_number", &self.track_number),
-            ("rid", &self.rid),
-            ("name", &self.name),
-            ("size", &self.size),
-            ("brand", &self.brand),
-        ] {
-            if text.contains('\0') {
-                rules.fault(path(field), NO_NUL);
-            }
-        }
-        if self.price < 0 {
-            rules.fault(path("price"), NOT_NEGATIVE);
-        }
-        if self.total_price < 0 {
-            rules.fault(path("total_price"), NOT_NEGATIVE);
-        }
-    }
-}
-
-const NOT_NEGATIVE: &str = "must not be negative";
-/// Postgres has no text with this character.
-const NO_NUL: &str = "must not have the character U+0000";
-
-/// Collects the faults of one order.
-#[derive(Default)]
-struct Rules {
-    faults: Vec<Fault>,
-}
-
-impl Rules {
-    fn fault(&mut self, field: String, message: &str) {
-        self.faults.push(Fault::new(field, message));
-    }
-
-    fn present(&mut self, field: &str, text: &str) {
-        if text.trim().is_empty() {
-            self.fault(field.to_owned(), "must not be empty");
-        }
-        self.text(field, text);
-    }
-
-    fn text(&mut self, field: &str, text: &str) {
-        if text.contains('\0') {
-            self.fault(field.to_owned(), NO_NUL);
-        }
-    }
-
-    fn not_negative(&mut self, field: String, amount: i64) {
-        if amount < 0 {
-            self.fault(field, NOT_NEGATIVE);
-        }
+    fn fields(&self) -> [Field<'_>; 11] {
+        [
+            ("chrt_id", Number(self.chrt_id)),
+            ("track_number", Text(&self.track_number)),
+            ("price", NotNegative(self.price)),
+            ("rid", Text(&self.rid)),
+            ("name", Text(&self.name)),
+            ("sale", Number(self.sale)),
+            ("size", Text(&self.size)),
+            ("total_price", NotNegative(self.total_price)),
+            ("nm_id", Number(self.nm_id)),
+            ("brand", Text(&self.brand)),
+            ("status", Number(self.status)),
+        ]
     }
 }
 

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{collections::BTreeSet, fmt::Debug};
+use std::{collections::BTreeSet, fmt::Debug, sync::LazyLock};
 
 use proptest::{collection, prelude::*, sample::Index};
 use schemas::{
@@ -11,7 +11,7 @@ use schemas::{
     codec::{Decoder, Encoder, RECORD_BYTES_MAX},
     event::{Event, Fault},
     json,
-    orders::OrderPlaced,
+    orders::{OrderPlaced, json_schema},
 };
 use serde_json::{Value, json};
 
@@ -211,11 +211,69 @@ proptest! {
     }
 
     #[test]
+    fn an_order_is_accepted_if_its_description_in_json_schema_says_so(
+        changes in collection::vec(any_change(), 0..3),
+    ) {
+        let mut order = model();
+        for one in changes {
+            change(&mut order, one);
+        }
+        described_as_accepted(&order);
+    }
+
+    #[test]
     fn every_click_within_the_rules_comes_back(id in 0..i64::MAX, at in 0..253_402_300_800_000_i64) {
         let click = json!({"banner_id": id, "received_at": at});
         read_and_check::<BannerClicked>(&click);
         let read = json::read::<BannerClicked>(click);
         prop_assert_eq!(read, Ok(BannerClicked { banner_id: id, received_at: at }));
+    }
+}
+
+/// Compares what JSON Schema says of an order with what happens to it.
+fn described_as_accepted(order: &Value) {
+    static DESCRIBED: LazyLock<jsonschema::Validator> =
+        LazyLock::new(|| jsonschema::validator_for(&json_schema()).unwrap());
+    let read = json::read::<OrderPlaced>(order.clone());
+    let places = pointers(order);
+    let mut values = places.iter().filter_map(|place| order.pointer(place));
+    // To JSON Schema 1.0 is a whole number as well; here it is not.
+    let accepted = DESCRIBED.is_valid(order) && !values.any(Value::is_f64);
+    assert_eq!(accepted, read.is_ok(), "{read:?}: {order}");
+}
+
+#[test]
+fn every_rule_of_a_text_is_described() {
+    let fields = [
+        "/order_uid",
+        "/track_number",
+        "/entry",
+        "/delivery/email",
+        "/payment/currency",
+    ];
+    let blocks = [0..=0x2ff, 0x1600..=0x16ff, 0x2000..=0x20ff, 0x3000..=0x30ff];
+    let odd = blocks.into_iter().flatten().chain([0xfeff, 0x1_f6d2]);
+    let odd = odd.filter_map(char::from_u32);
+    let mut texts: Vec<String> = odd
+        .flat_map(|c| [format!("{c}"), format!("a@{c}")])
+        .collect();
+    texts.extend(["", "  ", "USD", "usd", "USDT", "US1", "USD\n"].map(str::to_owned));
+    texts.extend([99, 100, 101].map(|length| "ü".repeat(length)));
+    for field in fields {
+        let mut order = model();
+        for text in &texts {
+            *order.pointer_mut(field).unwrap() = json!(text);
+            described_as_accepted(&order);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_items_is_described() {
+    let mut order = model();
+    for length in [0, 1, 10_000, 10_001] {
+        order["items"] = vec![model()["items"][0].clone(); length].into();
+        described_as_accepted(&order);
     }
 }
 

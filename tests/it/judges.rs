@@ -4,6 +4,7 @@
 mod confluent;
 mod kafka;
 mod kcat;
+mod schemathesis;
 mod wrk;
 
 use tokio::process::Command;

@@ -2,6 +2,7 @@
 //! that the test starts. All of it goes when the test ends, however it ends.
 
 pub mod avro;
+pub mod browser;
 pub mod http;
 pub mod log;
 pub mod process;
@@ -24,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-pub use self::{log::Raw, process::Process};
+pub use self::{browser::Browser, log::Raw, process::Process};
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -171,7 +172,16 @@ impl fmt::Debug for Output {
 ///
 /// # Panics
 /// If it cannot be started or takes longer than two minutes.
-pub async fn run_to_end(mut command: Command, stdin: impl AsRef<[u8]>) -> Output {
+pub async fn run_to_end(command: Command, stdin: impl AsRef<[u8]>) -> Output {
+    run_to_end_within(COMMAND_MAX, command, stdin).await
+}
+
+/// The same with another limit.
+pub async fn run_to_end_within(
+    limit: Duration,
+    mut command: Command,
+    stdin: impl AsRef<[u8]>,
+) -> Output {
     let what = format!("{:?}", command.as_std());
     let mut child = command
         .stdin(Stdio::piped())
@@ -184,9 +194,9 @@ pub async fn run_to_end(mut command: Command, stdin: impl AsRef<[u8]>) -> Output
     let stdin = stdin.as_ref().to_vec();
     // A command that does not read has every right not to.
     tokio::spawn(async move { input.write_all(&stdin).await });
-    let output = timeout(COMMAND_MAX, child.wait_with_output()).await;
+    let output = timeout(limit, child.wait_with_output()).await;
     let Ok(output) = output else {
-        panic!("did not end within {COMMAND_MAX:?}: {what}");
+        panic!("did not end within {limit:?}: {what}");
     };
     let output = output.unwrap();
     Output {

@@ -1,24 +1,33 @@
 //! Clicks: counting them and their statistics. Before this: `projections/src/clicks.rs`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{FromRequestParts, Path, Query, State},
     http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use jiff::Timestamp;
 use producers::clock;
 use projections::clicks::{PROJECTION, Stats, StatsQuery, Step, stats};
 use schemas::{clicks::BannerClicked, event::Event};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::time::Instant;
+use utoipa::{
+    IntoParams, IntoResponses, ToSchema,
+    openapi::{
+        RefOr, Response as OpenApiResponse,
+        path::{Parameter, ParameterIn},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Body, parse};
 use crate::{
     app::Core,
+    document::{self, BodyProblems, ReadProblems, WriteProblems},
     error::ApiError,
     positions::{self, MinPositions},
 };
@@ -32,20 +41,41 @@ const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// The routes of the clicks.
-pub fn router() -> Router<Arc<Core>> {
-    let count = get(count)
-        .post(self::count)
-        .head(not_counted)
-        .options(allowed);
-    Router::new()
-        .route("/v1/banners/counter/{banner_id}", count)
-        .route(
-            "/v1/banners/stats/{banner_id}",
-            post(post_stats).get(get_stats),
-        )
+pub fn router() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::new()
+        .routes(routes!(count, post_count, not_counted, allowed))
+        .routes(routes!(post_stats, get_stats))
 }
 
-/// Counts a click: 204 once it is on the log.
+/// A click that counts.
+struct Counted;
+
+impl IntoResponses for Counted {
+    fn responses() -> BTreeMap<String, RefOr<OpenApiResponse>> {
+        let counted = document::part(json!({
+            "description": "The click is on the log. It counts once, in the UTC minute in which it was received.",
+            "headers": {
+                "Millrace-Position": {
+                    "description": "A place on the log that this click does not lie behind.",
+                    "schema": {"$ref": "#/components/schemas/Position"},
+                },
+                "Cache-Control": {"schema": {"type": "string", "enum": ["no-store"]}},
+            },
+        }));
+        [("204".to_owned(), counted)].into()
+    }
+}
+
+/// Count a click
+///
+/// Answered once Kafka has the click. A click without a 204 may have been counted.
+#[utoipa::path(
+    get,
+    path = "/v1/banners/counter/{banner_id}",
+    tag = "clicks",
+    params(BannerId),
+    responses(Counted, WriteProblems)
+)]
 async fn count(
     State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
@@ -62,11 +92,48 @@ async fn count(
     Ok(response)
 }
 
-/// `HEAD` asks whether the address is good, and counts nothing.
+/// Count a click
+///
+/// The same as `GET`, for clients that do not write with `GET`. What the body has is not read.
+#[utoipa::path(
+    post,
+    path = "/v1/banners/counter/{banner_id}",
+    tag = "clicks",
+    params(BannerId),
+    responses(Counted, WriteProblems)
+)]
+async fn post_count(core: State<Arc<Core>>, banner_id: BannerId) -> Result<Response, ApiError> {
+    count(core, banner_id).await
+}
+
+/// Ask whether a banner can be counted
+///
+/// Counts nothing.
+#[utoipa::path(
+    head, path = "/v1/banners/counter/{banner_id}", tag = "clicks", params(BannerId),
+    responses(
+        (status = 204, description = "It can; nothing was counted.", headers(("Cache-Control", description = "`no-store`."))),
+        (status = 400, description = "This is not a banner."),
+    )
+)]
 async fn not_counted(_: BannerId) -> Response {
     (StatusCode::NO_CONTENT, [NO_STORE]).into_response()
 }
 
+/// Ask what can be done at this address
+///
+/// Counts nothing.
+#[utoipa::path(
+    options, path = "/v1/banners/counter/{banner_id}", tag = "clicks",
+    params(("banner_id" = String, Path, description = "Anything.")),
+    responses((
+        status = 204, description = "`Allow` says it.",
+        headers(
+            ("Allow", description = "The methods, separated by commas."),
+            ("Cache-Control", description = "`no-store`."),
+        ),
+    ))
+)]
 async fn allowed() -> Response {
     let allow = (
         header::ALLOW,
@@ -90,23 +157,48 @@ impl<S: Send + Sync> FromRequestParts<S> for BannerId {
     }
 }
 
-/// The body of a question for statistics.
-#[derive(Debug, Deserialize)]
+impl IntoParams for BannerId {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![document::part(json!({
+            "name": "banner_id",
+            "in": "path",
+            "required": true,
+            "description": "The banner. Every number is one.",
+            "schema": {"type": "integer", "format": "int64", "minimum": 0, "maximum": i64::MAX},
+            "example": 7,
+        }))]
+    }
+}
+
+/// From when until when clicks are asked for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = StatsRange)]
 struct Range {
+    /// The first time that counts.
+    #[schema(examples("2026-11-21T11:00:00Z"))]
     from: Timestamp,
+    /// The first time that counts no more: later than `from`.
+    #[schema(examples("2026-11-21T12:00:00Z"))]
     to: Timestamp,
 }
 
 /// The query of a question for statistics.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Steps {
+    /// The first time that counts (RFC 3339).
+    #[param(example = "2026-11-21T11:00:00Z")]
     from: Timestamp,
+    /// The first time that counts no more: later than `from`.
+    #[param(example = "2026-11-21T12:00:00Z")]
     to: Timestamp,
+    /// What the clicks are summed up to, in UTC.
     #[serde(default)]
+    #[param(inline)]
     step: StepName,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum StepName {
     #[default]
@@ -115,19 +207,34 @@ enum StepName {
     Day,
 }
 
-/// Clicks by step, ascending.
-#[derive(Debug, Serialize)]
+/// Clicks by step.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Stats)]
 struct StatsAnswer {
+    /// Ascending; only steps that have clicks.
     stats: Vec<StepAnswer>,
 }
 
 /// A step and its clicks.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StatsStep)]
 struct StepAnswer {
+    /// When the step begins, in UTC.
+    #[schema(format = DateTime, examples("2026-11-21T11:05:00Z"))]
     ts: String,
+    /// How many clicks it has.
+    #[schema(minimum = 1, examples(42))]
     v: i64,
 }
 
+/// Clicks of a banner, a minute each
+///
+/// A minute counts if it begins at or after `from` and before `to`. A click is counted here within a second.
+#[utoipa::path(
+    post, path = "/v1/banners/stats/{banner_id}", tag = "clicks", params(BannerId, MinPositions),
+    request_body = Range,
+    responses((status = 200, description = "The clicks.", body = StatsAnswer), BodyProblems, ReadProblems)
+)]
 async fn post_stats(
     State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,
@@ -138,6 +245,13 @@ async fn post_stats(
     answer(&core, banner_id, from, to, Step::Minute, &min).await
 }
 
+/// Clicks of a banner by minute, hour or day
+///
+/// The same minutes as with `POST`, summed up to steps. At most 600,000 steps.
+#[utoipa::path(
+    get, path = "/v1/banners/stats/{banner_id}", tag = "clicks", params(BannerId, Steps, MinPositions),
+    responses((status = 200, description = "The clicks.", body = StatsAnswer), ReadProblems)
+)]
 async fn get_stats(
     State(core): State<Arc<Core>>,
     BannerId(banner_id): BannerId,

@@ -6,14 +6,16 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Request, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{OpenApi as _, openapi::OpenApi};
+use utoipa_axum::router::OpenApiRouter;
 
-use crate::{app::Core, error::ApiError};
+use crate::{app::Core, document, error::ApiError, pages, swagger};
 
 pub mod clicks;
 pub mod health;
@@ -24,12 +26,29 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// The longest that a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Every route of the API.
-pub fn router(core: Arc<Core>) -> Router {
-    Router::new()
+/// Every route of the API, with what the document says of it.
+fn described() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::with_openapi(document::Head::openapi())
         .merge(clicks::router())
         .merge(orders::router())
         .merge(health::router())
+        .merge(document::router())
+}
+
+/// The OpenAPI document of these routes.
+pub fn document() -> OpenApi {
+    let mut document = described().into_openapi();
+    let components = document.components.get_or_insert_default();
+    components.responses.extend(document::outside());
+    document
+}
+
+/// Every route of the process.
+pub fn router(core: Arc<Core>) -> Router {
+    let (router, _) = described().split_for_parts();
+    router
+        .merge(pages::router())
+        .merge(swagger::router())
         .fallback(|| async { ApiError::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -40,9 +59,9 @@ pub fn router(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-/// Bounds the time of a request and counts its answer.
+/// Bounds the time of a request and counts its answer; nobody is to guess what an answer is.
 async fn watch(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
-    let response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
+    let mut response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
         .await
         .unwrap_or_else(|_| ApiError::timeout().into_response());
     let class = match response.status().as_u16() {
@@ -55,6 +74,10 @@ async fn watch(State(core): State<Arc<Core>>, request: Request, next: Next) -> R
         .answers
         .get_or_create(&[("class", class)])
         .inc();
+    let nosniff = HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }
 

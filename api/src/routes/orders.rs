@@ -1,13 +1,12 @@
-//! Orders: placing and finding them. Before this: `projections/src/orders.rs`.
+//! Orders: placing and finding them. Before this: `projections/src/orders.rs`; next:
+//! `api/src/pages/orders.rs`.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     extract::{Query, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use bytes::Bytes;
 use producers::{partition::of_key, writer::Context};
@@ -18,15 +17,25 @@ use projections::{
 use schemas::{
     event::Event,
     json,
-    orders::{OrderPlaced, uid_fault},
+    orders::{OrderPlaced, json_schema, uid_fault},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::Instant;
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::JsonBody;
 use crate::{
     app::{App, Core},
     cache::{GetError, Wanted},
+    document::{
+        self, BodyProblems, Invalid, NotFound, NotJson, OrderExists, Position, ReadProblems,
+        WriteProblems,
+    },
     error::ApiError,
     positions::{self, MinPositions},
 };
@@ -37,18 +46,43 @@ const JSON: (HeaderName, HeaderValue) = (
 );
 
 /// The routes of the orders.
-pub fn router() -> Router<Arc<Core>> {
-    Router::new()
-        .route("/order", get(get_order))
-        .route("/v1/orders", post(post_order))
+pub fn router() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::new()
+        .routes(routes!(get_order))
+        .routes(routes!(post_order))
 }
+
+/// An order, as the document describes it: types and rules are those of the event.
+struct Order;
+
+impl PartialSchema for Order {
+    fn schema() -> RefOr<Schema> {
+        let example: Value = serde_json::from_str(include_str!("../../../data/model.json"))
+            .expect("the model order is JSON");
+        let mut schema = json_schema();
+        schema["examples"] = vec![example].into();
+        document::part(schema)
+    }
+}
+
+impl ToSchema for Order {}
 
 /// The query of a look-up.
-#[derive(Debug, Deserialize)]
-struct ByUid {
-    uid: Option<String>,
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ByUid {
+    /// The order's uid.
+    #[param(required = true, min_length = 1, example = "b563feb7b2b84b6test")]
+    pub uid: Option<String>,
 }
 
+/// Find an order
+///
+/// The order as it was placed: nothing added, nothing lost.
+#[utoipa::path(
+    get, path = "/order", tag = "orders", params(ByUid, MinPositions),
+    responses((status = 200, description = "The order.", body = Order), NotFound, ReadProblems)
+)]
 async fn get_order(
     State(core): State<Arc<Core>>,
     min: MinPositions,
@@ -65,7 +99,35 @@ async fn get_order(
     }
 }
 
-/// Places an order: 201 once it is on the log.
+/// Place an order
+///
+/// It is on the log when the answer comes. An order that was sent before may be sent again: its uid identifies it, and
+/// it is there once. If two different orders of one uid are sent at the same moment, both may be answered with 201; the
+/// first on the log stays.
+#[utoipa::path(
+    post, path = "/v1/orders", tag = "orders",
+    params((
+        "traceparent" = Option<String>, Header,
+        description = "W3C Trace Context; goes to the log with the event.",
+    )),
+    request_body = Order,
+    responses(
+        (
+            status = 201, description = "It is on the log.", body = Order,
+            headers(("Millrace-Position" = Position, description = "Where it stands on the log.")),
+            links(("read" = (
+                operation_id = "get_order",
+                description = "Reads the order that was written.",
+                parameters(
+                    ("query.uid" = "$response.body#/order_uid"),
+                    ("header.Millrace-Min-Position" = "$response.header.Millrace-Position"),
+                ),
+            ))),
+        ),
+        (status = 200, description = "It was there before: nothing was written.", body = Order),
+        OrderExists, BodyProblems, NotJson, Invalid, WriteProblems,
+    )
+)]
 async fn post_order(
     State(core): State<Arc<Core>>,
     headers: HeaderMap,
