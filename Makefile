@@ -4,7 +4,12 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-SCRIPTS := $(wildcard docker/servers docker/tools docker/test docker/story docker/demo .ci/run)
+# `make servers BROKERS=3`; only what is said here, not what an environment happens to hold.
+ifeq ($(origin BROKERS),command line)
+export MILLRACE_BROKER_COUNT := $(BROKERS)
+endif
+
+SCRIPTS := $(wildcard docker/servers docker/tools docker/test docker/story docker/demo docker/versions .ci/run)
 
 .PHONY: help
 help: ## list the targets
@@ -22,7 +27,7 @@ down: ## stop them all
 	@docker/servers down
 
 .PHONY: servers
-servers: ## start Kafka, schema registry and Postgres alone
+servers: ## start Kafka, schema registry and Postgres alone; BROKERS=3 starts three brokers
 	@docker/servers start
 
 .PHONY: env
@@ -40,7 +45,7 @@ demo: ## set everything up and show it working
 # ---- changing ----
 
 .PHONY: check
-check: fmt clippy doc deny shellcheck compatibility ## everything that needs no server: format, lints, docs, licences, schemas
+check: fmt clippy doc deny shellcheck versions compatibility ## everything that needs no server: format, lints, docs, licences, versions, schemas
 
 .PHONY: test
 test: ## all tests, against servers of their own
@@ -50,7 +55,7 @@ test: ## all tests, against servers of their own
 story: ## print a domain's files in reading order: make story d=orders
 	@docker/story $(d)
 
-.PHONY: fmt clippy doc deny shellcheck compatibility
+.PHONY: fmt clippy doc deny shellcheck versions compatibility
 fmt:
 	cargo fmt --all --check
 
@@ -68,6 +73,9 @@ deny:
 
 shellcheck:
 	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'shellcheck is not here: skipped'; fi
+
+versions:
+	docker/versions
 
 compatibility:
 	cargo test -p schemas --test compatibility --locked

@@ -156,11 +156,20 @@ pub enum Topics {
     /// Create the topics that are missing and register their schemas; report what differs and alter nothing.
     ///
     /// May be repeated. Fails if a topic differs from what it has to be.
-    Apply {
-        /// Only says what would be done.
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Apply(ApplyArgs),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ApplyArgs {
+    /// How many replicas of each partition a new topic gets, and an old one has to have.
+    ///
+    /// Unless told, as many as `default.replication.factor` of the brokers says, but three where there are three
+    /// brokers. From three on, `min.insync.replicas` is 2: what was acknowledged outlives the loss of any one broker.
+    #[arg(long, env = "MILLRACE_REPLICATION", value_name = "N", value_parser = how_many)]
+    pub replication: Option<usize>,
+    /// Only says what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

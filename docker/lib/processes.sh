@@ -104,7 +104,7 @@ in_parallel() {
     shift
     for name in "$@"; do
         case $name in
-            kafka | registry | postgres | millrace) names+=("$name") ;;
+            kafka | kafka[1-3] | registry | postgres | millrace) names+=("$name") ;;
             *) rest+=("$name") ;;
         esac
     done

@@ -5,6 +5,8 @@
 //! Nothing here waits or sleeps: a full queue is an error straight away. What it does not take is the end of a batch,
 //! so that what is written is its beginning.
 
+mod patience;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,6 +26,7 @@ use rdkafka::{
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
+use self::patience::{Patience, Waiting};
 use crate::{kafka::Kafka, metrics::AppendMetrics};
 
 /// The most records that wait for their acknowledgement; more are refused at once.
@@ -91,6 +94,7 @@ impl Pending {
 /// Appends records to the log.
 pub struct Appender {
     config: ClientConfig,
+    patience: Patience,
     metrics: AppendMetrics,
     current: ArcSwap<Lifetime>,
     replacing: Mutex<()>,
@@ -102,6 +106,7 @@ pub struct Appender {
 struct Lifetime {
     producer: ThreadedProducer<Acknowledgements>,
     fatal: Arc<AtomicBool>,
+    waiting: Waiting,
 }
 
 impl Appender {
@@ -131,9 +136,11 @@ impl Appender {
         }
         // What it means that a record was appended is nobody's choice.
         config.set("acks", "all").set("enable.idempotence", "true");
-        let current = ArcSwap::from_pointee(Lifetime::start(&config, &metrics)?);
+        let patience = Patience::take(&mut config);
+        let current = ArcSwap::new(Lifetime::start(&config, patience, &metrics)?);
         Ok(Self {
             config,
+            patience,
             metrics,
             current,
             replacing: Mutex::new(()),
@@ -164,6 +171,7 @@ impl Appender {
                 break;
             }
         }
+        lifetime.waiting.add(Arc::clone(&batch));
         batch.decided(refused + HANDING_OVER, &self.metrics);
         Pending(outcome)
     }
@@ -204,11 +212,11 @@ impl Appender {
         if !self.current.load().fatal.load(Ordering::Acquire) {
             return;
         }
-        match Lifetime::start(&self.config, &self.metrics) {
+        match Lifetime::start(&self.config, self.patience, &self.metrics) {
             Ok(lifetime) => {
-                let dead = self.current.swap(Arc::new(lifetime));
+                let dead = self.current.swap(lifetime);
                 self.metrics.replaced.inc();
-                info!("replaced a producer that had died for good");
+                info!("replaced a producer that had died or been given up");
                 std::thread::spawn(move || Lifetime::bury(dead));
             }
             Err(failure) => error!(error = %failure, "cannot make a new producer"),
@@ -217,16 +225,23 @@ impl Appender {
 }
 
 impl Lifetime {
-    fn start(config: &ClientConfig, metrics: &AppendMetrics) -> KafkaResult<Self> {
+    fn start(
+        config: &ClientConfig,
+        patience: Patience,
+        metrics: &AppendMetrics,
+    ) -> KafkaResult<Arc<Self>> {
         let fatal = Arc::new(AtomicBool::new(false));
         let acknowledgements = Acknowledgements {
             fatal: Arc::clone(&fatal),
             metrics: metrics.clone(),
         };
-        Ok(Self {
+        let lifetime = Arc::new(Self {
             producer: ThreadedProducer::from_config_and_context(config, acknowledgements)?,
             fatal,
-        })
+            waiting: Waiting::default(),
+        });
+        patience::watch(Arc::downgrade(&lifetime), patience);
+        Ok(lifetime)
     }
 
     /// A refusal may tell of the death before the error does.
@@ -281,7 +296,7 @@ impl ProducerContext for Acknowledgements {
                 if is_fatal(failure) {
                     self.fatal.store(true, Ordering::Release);
                 }
-                batch.tally().fail(fate(record), failure.clone());
+                batch.tally().fail(fate(record), patience::told(failure));
             }
         }
         batch.decided(1, &self.metrics);

@@ -8,7 +8,7 @@ use rdkafka::{
 
 use crate::{
     kafka::Kafka,
-    topics::{FIRST_ANSWER, describe_settings, no_broker},
+    topics::{FIRST_ANSWER, no_broker, settings_of},
 };
 
 /// All brokers of a cluster.
@@ -46,7 +46,7 @@ pub async fn cluster(kafka: &Kafka) -> Result<Cluster> {
     let mut brokers = Vec::new();
     for found in metadata.brokers() {
         let whose = ResourceSpecifier::Broker(found.id());
-        let settings = describe_settings(&admin, &whose, &options).await;
+        let settings = settings_of(&admin, &whose, &options).await;
         brokers.push(Broker {
             id: found.id(),
             address: format!("{}:{}", found.host(), found.port()),

@@ -8,7 +8,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
-    metadata::MetadataPartition,
+    metadata::{Metadata, MetadataPartition, MetadataTopic},
 };
 use schemas::{
     registry::Registry,
@@ -22,8 +22,8 @@ const VISIBLE_POLL: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a broker may take to answer at all.
 pub(crate) const FIRST_ANSWER: Duration = Duration::from_secs(5);
-/// The most replicas that are asked for; fewer where there are fewer brokers.
-const REPLICAS_MAX: usize = 3;
+/// With so many replicas any one of them can be lost, and what was acknowledged is still on two.
+const REPLICAS_SAFE: usize = 3;
 
 /// What `apply` found or did with a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +39,15 @@ pub enum Applied {
 /// Creates the topics that are missing, registers their schemas and what the registry demands of new versions.
 /// Compares those that are there. With `dry_run`, only looks.
 ///
+/// `replicas`: of each partition; unless told, as many as the brokers' `default.replication.factor`, but three where
+/// there are three brokers, since Kafka's own default is one.
+///
 /// # Errors
 /// If broker or registry are away, or refuse.
 pub async fn apply(
     kafka: &Kafka,
     registry: &Registry,
+    replicas: Option<usize>,
     dry_run: bool,
 ) -> Result<Vec<(String, Applied)>> {
     let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
@@ -55,7 +59,10 @@ pub async fn apply(
         .inner()
         .fetch_metadata(None, FIRST_ANSWER)
         .with_context(|| no_broker(kafka))?;
-    let replicas = metadata.brokers().len().clamp(1, REPLICAS_MAX);
+    let replicas = match replicas {
+        Some(told) => told,
+        None => usual_replicas(&admin, &metadata, &options).await?,
+    };
     for topic in TOPICS {
         let name = topic.full_name(&kafka.prefix);
         let found = metadata
@@ -64,8 +71,9 @@ pub async fn apply(
             .find(|found| found.name() == name && found.error().is_none());
         let applied = match found {
             Some(found) => {
-                let config = settings_of(&admin, &name, &options).await?;
-                compare(topic, replicas, found.partitions().len(), &config)
+                let resource = ResourceSpecifier::Topic(&name);
+                let config = settings_of(&admin, &resource, &options).await?;
+                compare(topic, replicas, &Shape::of(found), &config)
             }
             None if dry_run => Applied::Created,
             None => {
@@ -137,20 +145,19 @@ pub async fn describe(kafka: &Kafka, name: &str) -> Result<Option<Described>> {
         .inner()
         .fetch_metadata(Some(name), FIRST_ANSWER)
         .with_context(|| no_broker(kafka))?;
-    let replicas = metadata.brokers().len().clamp(1, REPLICAS_MAX);
-    let partitions = metadata.topics().first();
-    let partitions = partitions.map_or(&[][..], |found| found.partitions());
-    if partitions.is_empty() {
+    let found = metadata.topics().first();
+    let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
         return Ok(None);
-    }
+    };
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-    let settings = settings_of(&admin, name, &options).await?;
+    let settings = settings_of(&admin, &ResourceSpecifier::Topic(name), &options).await?;
     let known = TOPICS
         .iter()
         .find(|topic| topic.full_name(&kafka.prefix) == name);
-    let applied = known.map(|topic| compare(topic, replicas, partitions.len(), &settings));
+    let shape = Shape::of(found);
+    let applied = known.map(|topic| compare(topic, shape.replicas, &shape, &settings));
     Ok(Some(Described {
-        copies: partitions.iter().map(Copies::of).collect(),
+        copies: found.partitions().iter().map(Copies::of).collect(),
         settings,
         differences: match applied {
             Some(Applied::Differs(differences)) => differences,
@@ -232,7 +239,7 @@ fn settings(topic: &Topic, replicas: usize) -> Vec<(&'static str, &'static str)>
         ("retention.bytes", "-1"),
         ("message.timestamp.type", time),
     ];
-    if replicas >= REPLICAS_MAX {
+    if replicas >= REPLICAS_SAFE {
         settings.push(("min.insync.replicas", "2"));
     }
     if topic.log_append_time && replicas == 1 {
@@ -249,13 +256,16 @@ async fn create(
     replicas: usize,
     options: &AdminOptions,
 ) -> Result<()> {
-    let replication = i32::try_from(replicas).expect("at most three");
+    let replication = i32::try_from(replicas).context("too many replicas")?;
     let mut new = NewTopic::new(name, topic.partitions, TopicReplication::Fixed(replication));
     for (key, value) in settings(topic, replicas) {
         new = new.set(key, value);
     }
     match admin.create_topics([&new], options).await?.remove(0) {
         Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+        Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => bail!(
+            "the broker refuses to create topic {name}: {replicas} replicas need as many brokers"
+        ),
         Err((_, code)) => bail!("the broker refuses to create topic {name}: {code}"),
     }
     wait_until_visible(admin, topic, name).await
@@ -285,44 +295,78 @@ async fn wait_until_visible(
     bail!("topic {name} was created, but the broker does not show it: look into the broker's log")
 }
 
-async fn settings_of(
+/// How many replicas a topic gets if nobody says it.
+async fn usual_replicas(
     admin: &AdminClient<DefaultClientContext>,
-    name: &str,
+    metadata: &Metadata,
     options: &AdminOptions,
-) -> Result<Vec<(String, String)>> {
-    let topic = ResourceSpecifier::Topic(name);
-    describe_settings(admin, &topic, options)
-        .await
-        .with_context(|| format!("the broker refuses to describe topic {name}"))
+) -> Result<usize> {
+    let brokers = metadata.brokers();
+    let any = brokers.first().context("the cluster has no broker")?;
+    let settings = settings_of(admin, &ResourceSpecifier::Broker(any.id()), options).await;
+    let settings = settings.context("say with --replication how many replicas there have to be")?;
+    let found = settings
+        .iter()
+        .find(|(name, _)| name == "default.replication.factor");
+    let by_default = found
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or(1_usize);
+    Ok(by_default.max(brokers.len().min(REPLICAS_SAFE)))
 }
 
 /// The settings of a topic or a broker, by name.
-pub(crate) async fn describe_settings(
+pub(crate) async fn settings_of(
     admin: &AdminClient<DefaultClientContext>,
-    whose: &ResourceSpecifier<'_>,
+    resource: &ResourceSpecifier<'_>,
     options: &AdminOptions,
 ) -> Result<Vec<(String, String)>> {
-    let described = admin.describe_configs([whose], options).await?.remove(0)?;
+    let what = match resource {
+        ResourceSpecifier::Topic(name) => format!("topic {name}"),
+        _ => "its own settings".to_owned(),
+    };
+    let described = admin
+        .describe_configs([resource], options)
+        .await?
+        .remove(0)
+        .map_err(|code| anyhow::anyhow!("the broker refuses to describe {what}: {code}"))?;
     let entries = described.entries.into_iter();
     Ok(entries
         .map(|entry| (entry.name, entry.value.unwrap_or_default()))
         .collect())
 }
 
-fn compare(
-    topic: &Topic,
-    replicas: usize,
+/// How many partitions a topic has, and how many replicas each of them has at least.
+struct Shape {
     partitions: usize,
-    config: &[(String, String)],
-) -> Applied {
+    replicas: usize,
+}
+
+impl Shape {
+    fn of(found: &MetadataTopic) -> Self {
+        let partitions = found.partitions();
+        let replicas = partitions.iter().map(|found| found.replicas().len());
+        Self {
+            partitions: partitions.len(),
+            replicas: replicas.min().unwrap_or(0),
+        }
+    }
+}
+
+fn compare(topic: &Topic, replicas: usize, shape: &Shape, config: &[(String, String)]) -> Applied {
     let mut differences = Vec::new();
-    if i32::try_from(partitions) != Ok(topic.partitions) {
+    if i32::try_from(shape.partitions) != Ok(topic.partitions) {
         differences.push(format!(
-            "has {partitions} partitions, needs {}: this cannot be mended, use another prefix",
-            topic.partitions
+            "has {} partitions, needs {}: this cannot be mended, use another prefix",
+            shape.partitions, topic.partitions
         ));
     }
-    for (key, wanted) in settings(topic, replicas) {
+    if shape.replicas < replicas {
+        differences.push(format!(
+            "has {} of {replicas} replicas: Kafka's own kafka-reassign-partitions adds some",
+            shape.replicas
+        ));
+    }
+    for (key, wanted) in settings(topic, shape.replicas) {
         let found = config.iter().find(|(name, _)| name == key);
         let found = found.map_or("", |(_, value)| value.as_str());
         if found != wanted {

@@ -54,7 +54,7 @@ impl Log {
             },
             registry: Registry::new(&url).expect("a registry"),
         };
-        topics::apply(&log.kafka, &log.registry, false)
+        topics::apply(&log.kafka, &log.registry, None, false)
             .await
             .expect("topics");
         log

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What two clocks may differ by.
-const SKEW_MAX_MS: i64 = 1_000;
+const SKEW_MAX_MS: i64 = 2_000;
 
 pub async fn doctor(connection: &Connection, args: &DoctorArgs) -> Result<()> {
     let mut report = Report {

@@ -18,7 +18,7 @@ use tokio::task::block_in_place;
 
 use super::tail;
 use crate::{
-    cli::{Connection, Topics, TopicsArgs},
+    cli::{ApplyArgs, Connection, Topics, TopicsArgs},
     output,
 };
 
@@ -28,7 +28,7 @@ pub async fn topics(connection: &Connection, args: TopicsArgs) -> Result<()> {
         Some(Topics::Describe { topic }) => describe(connection, &topic, args.json).await,
         Some(Topics::Tail(tail)) => tail::tail(connection, &tail, args.json).await,
         Some(Topics::Get { position }) => tail::get(connection, &position, args.json).await,
-        Some(Topics::Apply { dry_run }) => apply(connection, dry_run, args.json).await,
+        Some(Topics::Apply(apply_args)) => apply(connection, &apply_args, args.json).await,
     }
 }
 
@@ -232,8 +232,13 @@ impl Description {
     }
 }
 
-async fn apply(connection: &Connection, dry_run: bool, json: bool) -> Result<()> {
-    let applied = topics::apply(&connection.kafka(), &connection.registry()?, dry_run).await?;
+async fn apply(connection: &Connection, args: &ApplyArgs, json: bool) -> Result<()> {
+    let ApplyArgs {
+        replication,
+        dry_run,
+    } = *args;
+    let (kafka, registry) = (connection.kafka(), connection.registry()?);
+    let applied = topics::apply(&kafka, &registry, replication, dry_run).await?;
     let mut differing = 0;
     for (topic, applied) in applied {
         let (word, differences) = match applied {

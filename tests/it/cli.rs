@@ -16,7 +16,7 @@ const CLOSED_DATABASE: &str = "postgres://millrace@127.0.0.1:1/none";
 
 impl Output {
     /// Asserts that it failed with this code and said all of these, in few words.
-    fn failed(&self, status: i32, words: &[&str]) {
+    pub fn failed(&self, status: i32, words: &[&str]) {
         assert_eq!(self.status, status, "{self:?}");
         for words in words {
             assert!(

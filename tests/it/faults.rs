@@ -2,6 +2,7 @@
 //! happens, in the end the tables hold what the log says, and the log holds what was acknowledged.
 
 mod broker;
+mod brokers;
 mod history;
 mod kills;
 mod load;

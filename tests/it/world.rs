@@ -33,7 +33,7 @@ const POLL_EVERY: Duration = Duration::from_millis(10);
 /// How long a server may take to answer at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long a command may take.
-const COMMAND_MAX: Duration = Duration::from_secs(60);
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// How much of what a command said is shown where a test fails, in characters.
 const SHOWN_MAX: usize = 4_000;
 
@@ -171,7 +171,7 @@ impl fmt::Debug for Output {
 /// Runs a command to its end, with this as its standard input.
 ///
 /// # Panics
-/// If it cannot be started or takes longer than a minute.
+/// If it cannot be started or takes longer than two minutes.
 pub async fn run_to_end(command: Command, stdin: impl AsRef<[u8]>) -> Output {
     run_to_end_within(COMMAND_MAX, command, stdin).await
 }

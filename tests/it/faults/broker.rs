@@ -23,6 +23,13 @@ async fn when_the_broker_dies_the_acknowledged_is_counted_and_the_refused_is_not
     for _ in 0..faults(2) {
         kill_once(&turn, &run, [&clicks, &orders], &mut random).await;
     }
+    every_answer_was_true(&world, clicks, orders).await;
+    run.terminate().await;
+}
+
+/// Ends the load, and asserts that what was acknowledged is counted once, what was refused not at all, and what is
+/// unknown at most once.
+pub async fn every_answer_was_true(world: &World, clicks: Load, orders: Load) {
     let (clicks, orders) = (clicks.end().await, orders.end().await);
     world.must_be_what_the_log_says().await;
     let rows = world
@@ -36,7 +43,6 @@ async fn when_the_broker_dies_the_acknowledged_is_counted_and_the_refused_is_not
         .await;
     must_be_true(&orders, &by_number(&rows));
     assert!(orders.contains_key(&0) && uid(0) == "placed-0");
-    run.terminate().await;
 }
 
 async fn kill_once(turn: &Turn, run: &Process, loads: [&Load; 2], random: &mut StdRng) {
@@ -59,7 +65,6 @@ fn by_number(rows: &[serde_json::Value]) -> BTreeMap<i64, i64> {
         .collect()
 }
 
-/// What was acknowledged counts once, what was refused not at all, and what is unknown at most once.
 fn must_be_true(fates: &Fates, counted: &BTreeMap<i64, i64>) {
     assert!(acknowledged(fates).next().is_some());
     for number in counted.keys() {

@@ -37,7 +37,7 @@ pub struct Turn {
 /// Waits for its turn, and gives servers that all run, whatever the test before has done to them.
 pub async fn servers_to_kill() -> Turn {
     let only_one = TURNS.lock().await;
-    let set = SET.get_or_init(Set::new);
+    let set = SET.get_or_init(|| Set::new(1));
     run(set, &["start"]).await;
     Turn {
         set,
@@ -68,20 +68,25 @@ impl Turn {
 }
 
 /// Servers on ports of their own, with a folder of their own.
-struct Set {
+pub struct Set {
     folder: PathBuf,
-    ports: [u16; 4],
+    brokers: u16,
+    /// As [`PORTS`]; of further brokers each has those two above the one before.
+    pub ports: [u16; 4],
     /// Reads until this process has ended, however it ends; then it kills the servers and deletes their data.
     _undertaker: Child,
 }
 
 impl Set {
-    fn new() -> Self {
-        let name = format!("faults-{}", process::id());
+    /// With one broker or three; nothing is started.
+    pub fn new(brokers: u16) -> Self {
+        let name = format!("faults-{}-{brokers}", process::id());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let ports = free_ports();
+        let first = free_ports(2 * brokers + 2);
+        let after = first + 2 * brokers;
+        let ports = [first, first + 1, after, after + 1];
         let mut undertaker = Command::new("setsid");
-        settings(&mut undertaker, &folder, ports);
+        settings(&mut undertaker, &folder, brokers, ports);
         let undertaker = undertaker
             .args(["sh", "-c", "cat; \"$0\" stop --kill; \"$0\" clean", SCRIPT])
             .stdin(Stdio::piped())
@@ -92,40 +97,40 @@ impl Set {
         Self {
             _undertaker: undertaker,
             folder,
+            brokers,
             ports,
         }
     }
 }
 
-fn settings(command: &mut Command, folder: &PathBuf, ports: [u16; 4]) {
+fn settings(command: &mut Command, folder: &PathBuf, brokers: u16, ports: [u16; 4]) {
     forget_environment(command);
     let dist = env::var("MILLRACE_DIST_DIR").unwrap_or_else(|_| DIST.to_owned());
     command
         .env("MILLRACE_DIST_DIR", dist)
-        .env("MILLRACE_SERVERS_DIR", folder);
+        .env("MILLRACE_SERVERS_DIR", folder)
+        .env("MILLRACE_BROKER_COUNT", brokers.to_string());
     for (name, port) in PORTS.into_iter().zip(ports) {
         command.env(name, port.to_string());
     }
 }
 
-/// Ports that nobody listens on, below those that connections take for themselves: a server that was killed must find
-/// its port free again.
-fn free_ports() -> [u16; 4] {
+/// The first of so many ports in a row that nobody listens on, below those that connections take for themselves: a
+/// server that was killed must find its port free again.
+fn free_ports(count: u16) -> u16 {
     let mut random = super::random("ports");
-    // All are held until all are found, so that they differ.
-    let found = [(); 4].map(|()| {
-        let free = (0..1_000).find_map(|_| {
-            let port = random.random_range(20_000..32_000_u16);
-            TcpListener::bind(("127.0.0.1", port)).ok()
-        });
-        free.expect("a free port")
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let found = (0..1_000).find_map(|_| {
+        let first = random.random_range(20_000..32_000_u16);
+        (first..first + count).all(is_free).then_some(first)
     });
-    found.map(|listener| listener.local_addr().unwrap().port())
+    found.expect("free ports")
 }
 
-async fn run(set: &Set, args: &[&str]) {
+/// Runs `docker/servers` for a set.
+pub async fn run(set: &Set, args: &[&str]) {
     let mut command = Command::new(SCRIPT);
-    settings(&mut command, &set.folder, set.ports);
+    settings(&mut command, &set.folder, set.brokers, set.ports);
     command.args(args).stdin(Stdio::null());
     let output = spawn_blocking(move || command.output())
         .await

@@ -1,0 +1,2 @@
+-- Run once by docker/compose.yaml: the schema registry has a database of its own.
+CREATE DATABASE registry;
