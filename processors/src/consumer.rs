@@ -115,7 +115,7 @@ impl Consumer {
             epoch: Arc::clone(&epoch),
             state: Mutex::default(),
         };
-        let config = config(kafka, &reading);
+        let config = config(kafka, &reading.partitions);
         let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
         let name = format!("read-{}", reading.topic);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -177,9 +177,10 @@ impl Drop for Consumer {
     }
 }
 
-fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
+/// The settings of a client that reads partitions chosen like this.
+pub fn config(kafka: &Kafka, partitions: &Partitions) -> ClientConfig {
     let mut config = kafka.client();
-    let group = match &reading.partitions {
+    let group = match partitions {
         Partitions::Shared { group } => group.clone(),
         // Never joined; librdkafka wants a name all the same.
         Partitions::All(_) => format!("{}millrace-tail", kafka.prefix),
@@ -191,7 +192,7 @@ fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
         .set("enable.auto.offset.store", "false")
         .set(
             "enable.auto.commit",
-            matches!(reading.partitions, Partitions::Shared { .. }).to_string(),
+            matches!(partitions, Partitions::Shared { .. }).to_string(),
         )
         .set("auto.offset.reset", "error")
         .set("check.crcs", "true")

@@ -15,6 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{app::App, error::ApiError};
 
+pub mod bench;
 pub mod clicks;
 pub mod health;
 pub mod orders;
@@ -30,6 +31,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(clicks::router())
         .merge(orders::router())
         .merge(health::router())
+        .merge(bench::router(app.limits.bench_routes))
         .fallback(|| async { ApiError::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -28,7 +28,7 @@ use crate::{
     positions::{self, MinPositions},
 };
 
-const JSON: (HeaderName, HeaderValue) = (
+pub(super) const JSON: (HeaderName, HeaderValue) = (
     header::CONTENT_TYPE,
     HeaderValue::from_static("application/json"),
 );
