@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-SCRIPTS := $(wildcard docker/servers docker/test docker/story docker/demo .ci/run)
+SCRIPTS := $(wildcard docker/servers docker/tools docker/test docker/story docker/demo .ci/run)
 
 .PHONY: help
 help: ## list the targets

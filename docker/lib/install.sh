@@ -1,5 +1,13 @@
 # shellcheck shell=bash
-# What docker/servers installs and unpacks: Debian's packages, and the jars of Kafka and the registry.
+# What docker/servers and docker/tools install and unpack: Debian's packages, and the jars of Kafka and the registry.
+# ROOT is the repository, DIST the folder of what is unpacked.
+
+KAFKA_VERSION=4.1.1
+REGISTRY_VERSION=2.6.13.Final
+JAVA_MIN=17
+MAVEN_PLUGIN=org.apache.maven.plugins:maven-dependency-plugin:3.8.1
+KAFKA_JARS=$DIST/kafka-$KAFKA_VERSION
+REGISTRY_JARS=$DIST/apicurio-registry-$REGISTRY_VERSION
 
 # Installs the Debian packages that these servers (and the build) miss.
 provide_packages() {
@@ -39,7 +47,7 @@ install_packages() {
     "${as_root[@]}" apt-get -q update
     # shellcheck disable=SC2086 # a list of packages
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends \
-        -o Dpkg::Options::=--force-confold $list </dev/null
+        -o Dpkg::Options::=--force-confold -o DPkg::Lock::Timeout="$LOCK_SECONDS" $list </dev/null
 }
 
 # Unpacks what is missing, in a folder that gets its name when it is complete.

@@ -117,15 +117,3 @@ in_parallel() {
     done
     return "$failed"
 }
-
-# Holds the lock until this shell ends. The file may have been deleted while we waited: then it is not the lock.
-lock() {
-    while true; do
-        mkdir -p "$(dirname "$1")"
-        exec {LOCK}>>"$1"
-        flock -n "$LOCK" || say "waiting for another docker/servers" >&2
-        flock -w "$LOCK_SECONDS" "$LOCK" || fail "another docker/servers holds $1 for $LOCK_SECONDS s"
-        if [[ $1 -ef /dev/fd/$LOCK ]]; then return; fi
-        exec {LOCK}>&-
-    done
-}

@@ -13,6 +13,7 @@ mod cuts;
 mod faults;
 mod harness;
 mod health;
+mod judges;
 mod log;
 mod orders;
 mod positions;

@@ -166,6 +166,35 @@ impl fmt::Debug for Output {
     }
 }
 
+/// Runs a command to its end, with this as its standard input.
+///
+/// # Panics
+/// If it cannot be started or takes longer than a minute.
+pub async fn run_to_end(mut command: Command, stdin: impl AsRef<[u8]>) -> Output {
+    let what = format!("{:?}", command.as_std());
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut input = child.stdin.take().unwrap();
+    let stdin = stdin.as_ref().to_vec();
+    // A command that does not read has every right not to.
+    tokio::spawn(async move { input.write_all(&stdin).await });
+    let output = timeout(COMMAND_MAX, child.wait_with_output()).await;
+    let Ok(output) = output else {
+        panic!("did not end within {COMMAND_MAX:?}: {what}");
+    };
+    let output = output.unwrap();
+    Output {
+        status: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
 /// Topics, database and addresses of one test.
 pub struct World {
     /// The servers.
@@ -266,33 +295,11 @@ impl World {
     pub async fn millrace_with(&self, args: &[&str], stdin: &str, env: &[(&str, &str)]) -> Output {
         let mut command = Command::new(process::BINARY);
         process::forget_environment(command.as_std_mut());
-        let mut child = command
+        command
             .args(args)
             .envs(self.env())
-            .envs(env.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let stdin = stdin.to_owned();
-        // A command that does not read has every right not to.
-        tokio::spawn(async move { input.write_all(stdin.as_bytes()).await });
-        let output = timeout(COMMAND_MAX, child.wait_with_output()).await;
-        let Ok(output) = output else {
-            panic!(
-                "did not end within {COMMAND_MAX:?}: millrace {}",
-                args.join(" ")
-            );
-        };
-        let output = output.unwrap();
-        let output = Output {
-            status: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        };
+            .envs(env.iter().copied());
+        let output = run_to_end(command, stdin).await;
         assert!(
             !output.stderr.contains("panicked"),
             "millrace {}: {output:?}",
