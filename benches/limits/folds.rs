@@ -36,7 +36,7 @@ use producers::{
 };
 use projections::{db::Database, projection::prepare};
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
 };
 use schemas::{clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::Registry};

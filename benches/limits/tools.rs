@@ -1,11 +1,13 @@
 //! Load generators that others wrote: wrk as fast as it goes, oha at a rate.
 
-use std::{io::ErrorKind, process::Stdio, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::process::Command;
+
+use crate::it::world::run_to_end;
 
 /// What wrk runs: see there.
 const WRK_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/limits/wrk.lua");
@@ -43,15 +45,15 @@ impl Wrk {
 /// # Errors
 /// If a request failed.
 pub async fn wrk(url: &str, connections: i64, seconds: u64, uids: usize) -> Result<Wrk> {
-    let mut command = Command::new("wrk");
+    let mut command = Command::new(path("wrk").await?);
     command
         .args(["-t", WRK_THREADS, "-s", WRK_SCRIPT])
-        .args(["-c", &connections.to_string()])
+        .args(["-c", &connections.to_string(), "--timeout", "10s"])
         .args(["-d", &format!("{seconds}s"), url]);
     if uids > 0 {
         command.args(["--", &uids.to_string()]);
     }
-    let printed = output_of(command, "wrk").await?;
+    let printed = printed(command).await?;
     let last = printed.lines().last().unwrap_or_default();
     let counted: Wrk = serde_json::from_str(last).with_context(|| format!("wrk said {printed}"))?;
     ensure!(
@@ -82,7 +84,7 @@ pub struct Oha {
 /// # Errors
 /// If an answer was another than 204.
 pub async fn oha(url: &str, rate: f64, lasting: Duration) -> Result<Oha> {
-    let mut command = Command::new("oha");
+    let mut command = Command::new(path("oha").await?);
     command
         .args([
             "--no-tui",
@@ -95,7 +97,7 @@ pub async fn oha(url: &str, rate: f64, lasting: Duration) -> Result<Oha> {
         .args(["-z", &format!("{}ms", lasting.as_millis()), url])
         // What was sent is waited for: it will be counted.
         .arg("--wait-ongoing-requests-after-deadline");
-    let printed = output_of(command, "oha").await?;
+    let printed = printed(command).await?;
     let found: Value = serde_json::from_str(&printed).context("what oha printed")?;
     let statuses = &found["statusCodeDistribution"];
     let answers = statuses["204"].as_i64().unwrap_or_default();
@@ -120,24 +122,19 @@ pub async fn oha(url: &str, rate: f64, lasting: Duration) -> Result<Oha> {
     })
 }
 
-async fn output_of(mut command: Command, name: &str) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await;
-    let output = match output {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("{name} is not here: run `make bench`, which installs it")
-        }
-        output => output?,
-    };
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(
-        output.status.success(),
-        "{name} ended with {}: {printed}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(printed)
+/// Where a tool is.
+async fn path(name: &str) -> Result<String> {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/tools"));
+    command.args(["path", name]);
+    let asked = run_to_end(command, "").await;
+    ensure!(asked.status == 0, "{}", asked.stderr.trim());
+    Ok(asked.stdout.trim().to_owned())
+}
+
+/// Runs a tool to its end, and gives what it printed.
+async fn printed(command: Command) -> Result<String> {
+    let what = format!("{:?}", command.as_std());
+    let output = run_to_end(command, "").await;
+    ensure!(output.status == 0, "{what}: {output:?}");
+    Ok(output.stdout)
 }
