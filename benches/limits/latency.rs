@@ -35,7 +35,7 @@ use crate::{
     },
     output,
     run::{Latency, Report, Settings, rounded},
-    tools::oha,
+    tools::{Oha, oha},
 };
 
 /// The row.
@@ -51,7 +51,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 const MAXIMUM_OF_CLICKS: (i64, u64) = (512, 2);
 /// Orders to find the maximum of their fold, if it is not known.
 const MAXIMUM_OF_ORDERS: usize = 10_000;
-/// What a load comes to at least, of what was asked of it.
+/// A load that comes to less than this part of its rate is told.
 const HELD: f64 = 0.95;
 const LOADED_BANNER: i64 = 7;
 const PROBED_BANNERS: i64 = 1_000;
@@ -76,10 +76,17 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
 
     let before = on_log(&world).await;
     let probed = probes.clicks();
-    let (answered, found) = while_clicking(&run, &probes, clicks_max / 2.0, lasting).await?;
+    let rate = clicks_max / 2.0;
+    let (clicked, found) = while_clicking(&run, &probes, rate, lasting).await?;
+    if clicked.rate < HELD * rate {
+        report.note(format!(
+            "oha came to {} clicks a second only: it, or the machine, was too busy for its rate",
+            rounded(clicked.rate)
+        ));
+    }
     report.add_latencies(found);
     let clicks = settled(&world).await? - before;
-    let sent = answered + probes.clicks() - probed;
+    let sent = clicked.answers + probes.clicks() - probed;
     ensure!(
         clicks == sent,
         "{sent} clicks were answered, {clicks} are on the log"
@@ -119,13 +126,13 @@ async fn maxima(world: &World, run: &Process, report: &Report) -> Result<(f64, f
     Ok((clicks, orders))
 }
 
-/// Probes while oha clicks; gives how many of its clicks were answered, and the times.
+/// Probes while oha clicks; gives what oha saw, and the times of both.
 async fn while_clicking(
     run: &Process,
     probes: &Arc<Probes>,
     rate: f64,
     lasting: Duration,
-) -> Result<(i64, Vec<Latency>)> {
+) -> Result<(Oha, Vec<Latency>)> {
     let load = format!("{} clicks/s", rounded(rate));
     output::note(format_args!("latency: {load}"));
     let url = format!(
@@ -137,11 +144,6 @@ async fn while_clicking(
         probes.send(&load, lasting).await
     });
     let clicked = clicked?;
-    ensure!(
-        clicked.rate > HELD * rate,
-        "oha came to {} clicks a second, {rate} were asked for",
-        clicked.rate
-    );
     let answered = Latency {
         load,
         what: "click answered (oha)",
@@ -151,7 +153,7 @@ async fn while_clicking(
     };
     let mut latencies = vec![answered];
     latencies.extend(found?);
-    Ok((clicked.answers, latencies))
+    Ok((clicked, latencies))
 }
 
 /// Probes while orders are appended.
