@@ -243,8 +243,8 @@ impl Report {
                 "BENCH_QUICK: too little of everything to say how fast; it shows that the measuring works.",
             )?;
         }
-        output::line("")?;
         if !self.rows.is_empty() {
+            output::line("")?;
             self.print_rows()?;
         }
         if !self.latencies.is_empty() {

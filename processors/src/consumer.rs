@@ -44,8 +44,8 @@ const TIME_MS_MAX: i64 = 253_402_300_799_999;
 const FULL: Duration = Duration::from_millis(5);
 /// How long a poll waits when there is nothing to do.
 const IDLE_POLL: Duration = Duration::from_millis(50);
-/// How many records are taken without a look at the clock and at the commands: for each record, both would take as long
-/// as the rest of the work.
+/// How many records are taken without a look at the clock and at the commands, which for each record would be a large
+/// part of the work.
 const AT_ONCE: usize = 256;
 
 /// From which offset to read each of these partitions; may take a bounded time.
