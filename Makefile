@@ -51,6 +51,13 @@ check: fmt clippy doc deny shellcheck versions compatibility ## everything that 
 test: ## all tests, against servers of their own
 	docker/test
 
+.PHONY: bench
+bench: ## measure beside the limits of this machine: BENCH=clicks,orders picks rows, BENCH_QUICK=1 is short
+	docker/servers install
+	docker/tools wrk oha
+	docker/servers start
+	eval "$$(docker/servers env)" && cargo bench --locked --bench limits
+
 .PHONY: story
 story: ## print a domain's files in reading order: make story d=orders
 	@docker/story $(d)

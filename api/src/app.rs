@@ -55,6 +55,8 @@ pub struct Limits {
     pub connections_max: u32,
     /// The most memory that the caches take, in bytes.
     pub cache_bytes_max: u64,
+    /// Whether there are the routes of [`crate::routes::bench`].
+    pub bench_routes: bool,
 }
 
 /// What the handlers share.

@@ -49,6 +49,9 @@ const TIME_MS_MAX: i64 = 253_402_300_799_999;
 const FULL: Duration = Duration::from_millis(5);
 /// How long a poll waits when there is nothing to do.
 const IDLE_POLL: Duration = Duration::from_millis(50);
+/// How many records are taken without a look at the clock and at the commands, which for each record would be a large
+/// part of the work.
+const AT_ONCE: usize = 256;
 
 /// From which offset to read each of these partitions; may take a bounded time.
 pub type Start = dyn Fn(&[i32]) -> Result<Vec<(i32, i64)>, String> + Send + Sync;
@@ -120,7 +123,7 @@ impl Consumer {
             epoch: Arc::clone(&epoch),
             state: Mutex::default(),
         };
-        let config = config(kafka, &reading);
+        let config = config(kafka, &reading.partitions);
         let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
         let name = format!("read-{}", reading.topic);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -188,9 +191,10 @@ fn trace_of(record: &BorrowedMessage<'_>) -> Option<TraceId> {
     TraceId::of_traceparent(value?)
 }
 
-fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
+/// The settings of a client that reads partitions chosen like this.
+pub fn config(kafka: &Kafka, partitions: &Partitions) -> ClientConfig {
     let mut config = kafka.client();
-    let group = match &reading.partitions {
+    let group = match partitions {
         Partitions::Shared { group } => group.clone(),
         // Never joined; librdkafka wants a name all the same.
         Partitions::All(_) => format!("{}millrace-tail", kafka.prefix),
@@ -202,7 +206,7 @@ fn config(kafka: &Kafka, reading: &Reading) -> ClientConfig {
         .set("enable.auto.offset.store", "false")
         .set(
             "enable.auto.commit",
-            matches!(reading.partitions, Partitions::Shared { .. }).to_string(),
+            matches!(partitions, Partitions::Shared { .. }).to_string(),
         )
         .set("auto.offset.reset", "error")
         .set("check.crcs", "true")
@@ -248,7 +252,8 @@ impl Reader {
                     left.max(RETRY)
                 }
             });
-            if let Err(end) = self.poll(wait).and_then(|()| self.hand_over()) {
+            let taken = self.poll(wait).and_then(|()| self.take_what_is_there());
+            if let Err(end) = taken.and_then(|()| self.hand_over()) {
                 self.end(end);
                 return;
             }
@@ -293,6 +298,21 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Takes more records as long as there are any, without waiting.
+    fn take_what_is_there(&mut self) -> Result<(), Delivered> {
+        for _ in 0..AT_ONCE {
+            let had = self.batch.len();
+            if had == 0 || self.is_full() {
+                break;
+            }
+            self.poll(Duration::ZERO)?;
+            if self.batch.len() == had {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Takes what librdkafka has, for at most `wait`.
@@ -390,8 +410,7 @@ impl Reader {
         let Some(since) = self.since else {
             return Ok(());
         };
-        let is_full =
-            self.batch.len() >= self.reading.batch_max || self.batch.byte_len() >= BATCH_BYTES_MAX;
+        let is_full = self.is_full();
         if !is_full && since.elapsed() < self.reading.batch_age {
             return Ok(());
         }
@@ -407,6 +426,10 @@ impl Reader {
             }
         }
         self.wait_paused()
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch.len() >= self.reading.batch_max || self.batch.byte_len() >= BATCH_BYTES_MAX
     }
 
     /// With a full channel it is said later: until then the owner works off what is out of date.

@@ -115,27 +115,7 @@ impl Appender {
     /// # Errors
     /// If a client setting is not one of librdkafka's.
     pub fn new(kafka: &Kafka, profile: Profile, metrics: AppendMetrics) -> KafkaResult<Self> {
-        let (linger_ms, message_timeout_ms, request_timeout_ms) = match profile {
-            Profile::Interactive => ("0", "5000", "3000"),
-            Profile::Bulk => ("5", "30000", "10000"),
-        };
-        let mut config = kafka.client();
-        for (key, value) in [
-            ("linger.ms", linger_ms),
-            ("message.timeout.ms", message_timeout_ms),
-            ("request.timeout.ms", request_timeout_ms),
-            ("queue.buffering.max.messages", QUEUE_RECORDS_MAX),
-            ("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX),
-            ("batch.num.messages", "100000"),
-            ("topic.metadata.propagation.max.ms", message_timeout_ms),
-        ] {
-            // What the operator has set goes through as it is.
-            if config.get(key).is_none() {
-                config.set(key, value);
-            }
-        }
-        // What it means that a record was appended is nobody's choice.
-        config.set("acks", "all").set("enable.idempotence", "true");
+        let mut config = config(kafka, profile);
         let patience = Patience::take(&mut config);
         let current = ArcSwap::new(Lifetime::start(&config, patience, &metrics)?);
         Ok(Self {
@@ -222,6 +202,32 @@ impl Appender {
             Err(failure) => error!(error = %failure, "cannot make a new producer"),
         }
     }
+}
+
+/// The settings of a client that appends for this purpose.
+pub fn config(kafka: &Kafka, profile: Profile) -> ClientConfig {
+    let (linger_ms, message_timeout_ms, request_timeout_ms) = match profile {
+        Profile::Interactive => ("0", "5000", "3000"),
+        Profile::Bulk => ("5", "30000", "10000"),
+    };
+    let mut config = kafka.client();
+    for (key, value) in [
+        ("linger.ms", linger_ms),
+        ("message.timeout.ms", message_timeout_ms),
+        ("request.timeout.ms", request_timeout_ms),
+        ("queue.buffering.max.messages", QUEUE_RECORDS_MAX),
+        ("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX),
+        ("batch.num.messages", "100000"),
+        ("topic.metadata.propagation.max.ms", message_timeout_ms),
+    ] {
+        // What the operator has set goes through as it is.
+        if config.get(key).is_none() {
+            config.set(key, value);
+        }
+    }
+    // What it means that a record was appended is nobody's choice.
+    config.set("acks", "all").set("enable.idempotence", "true");
+    config
 }
 
 impl Lifetime {

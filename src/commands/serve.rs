@@ -105,6 +105,14 @@ pub struct ApiArgs {
         value_name = "MIB"
     )]
     cache_mb: u64,
+    /// Adds /bench/click and /bench/order: constant answers, as the limit that `make bench` compares the others with.
+    #[arg(
+        long,
+        env = "MILLRACE_BENCH_ROUTES",
+        hide = true,
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    bench_routes: bool,
 }
 
 /// Fold topics into Postgres alone.
@@ -180,6 +188,7 @@ impl ApiArgs {
             wait: Duration::from_millis(self.wait_ms),
             connections_max: self.pg_max_conns,
             cache_bytes_max: self.cache_mb << 20,
+            bench_routes: self.bench_routes,
         };
         App::new(services, limits)
     }

@@ -39,7 +39,7 @@ const STEPS_MAX: i64 = 600_000;
 /// Up to so many minutes, an answer is short.
 const SHORT_MINUTES: i64 = 10_000;
 /// A 204 may be cached unless told otherwise, and a cached click would not be counted.
-const NO_STORE: (HeaderName, HeaderValue) =
+pub(super) const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// The routes of the clicks.

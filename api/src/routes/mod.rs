@@ -17,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{app::Core, document, error::ApiError, pages, swagger, trace::Follow};
 
+pub mod bench;
 pub mod clicks;
 pub mod health;
 pub mod orders;
@@ -49,6 +50,7 @@ pub fn router(core: Arc<Core>) -> Router {
     router
         .merge(pages::router())
         .merge(swagger::router())
+        .merge(bench::router(core.app.limits.bench_routes))
         .fallback(|| async { ApiError::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

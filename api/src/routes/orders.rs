@@ -41,7 +41,7 @@ use crate::{
     trace::Traced,
 };
 
-const JSON: (HeaderName, HeaderValue) = (
+pub(super) const JSON: (HeaderName, HeaderValue) = (
     header::CONTENT_TYPE,
     HeaderValue::from_static("application/json"),
 );

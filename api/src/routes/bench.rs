@@ -1,0 +1,28 @@
+//! Constant answers for `make bench`: what HTTP alone can do in this process, through the same router and middleware
+//! as everything else. They exist only with the hidden flag `--bench-routes`.
+
+use axum::{Router, http::StatusCode, routing::get};
+
+use super::{
+    clicks::NO_STORE,
+    orders::{JSON, body},
+};
+
+/// The order whose JSON `/bench/order` answers.
+const MODEL: &str = include_str!("../../../data/model.json");
+
+/// `/bench/click` answers as a click does that has nothing to wait for, `/bench/order` as a look-up that has nothing to
+/// look up. No routes unless they are wanted.
+pub fn router<S: Clone + Send + Sync + 'static>(wanted: bool) -> Router<S> {
+    if !wanted {
+        return Router::new();
+    }
+    let model = serde_json::from_str(MODEL).expect("the model order is an order");
+    let order = body(&model);
+    Router::new()
+        .route(
+            "/bench/click",
+            get(async || (StatusCode::NO_CONTENT, [NO_STORE])),
+        )
+        .route("/bench/order", get(async move || ([JSON], order.clone())))
+}

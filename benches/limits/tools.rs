@@ -1,0 +1,140 @@
+//! Load generators that others wrote: wrk as fast as it goes, oha at a rate.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::it::world::run_to_end;
+
+/// What wrk runs: see there.
+const WRK_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/limits/wrk.lua");
+/// Threads of wrk; more would take cores from the server.
+const WRK_THREADS: &str = "2";
+/// Connections of oha.
+const OHA_CONNECTIONS: &str = "64";
+
+/// What wrk counted. It ends without waiting for the last answers: a request of each connection may have none.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Wrk {
+    /// Answers.
+    pub answers: i64,
+    /// Answers from 400 on, and connections that broke or took too long.
+    pub failed: i64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Of the time to an answer, in milliseconds; from sending, which waits for the answer before.
+    pub p50_ms: f64,
+    /// As above.
+    pub p99_ms: f64,
+    /// As above.
+    pub max_ms: f64,
+}
+
+impl Wrk {
+    /// Answers a second.
+    pub fn rate(&self) -> f64 {
+        self.answers as f64 / self.seconds
+    }
+}
+
+/// Asks for a URL over so many connections, each of which waits for its answer; with `uids`, in turn for so many uids.
+///
+/// # Errors
+/// If a request failed.
+pub async fn wrk(url: &str, connections: i64, seconds: u64, uids: usize) -> Result<Wrk> {
+    let mut command = Command::new(path("wrk").await?);
+    command
+        .args(["-t", WRK_THREADS, "-s", WRK_SCRIPT])
+        .args(["-c", &connections.to_string(), "--timeout", "10s"])
+        .args(["-d", &format!("{seconds}s"), url]);
+    if uids > 0 {
+        command.args(["--", &uids.to_string()]);
+    }
+    let printed = printed(command).await?;
+    let last = printed.lines().last().unwrap_or_default();
+    let counted: Wrk = serde_json::from_str(last).with_context(|| format!("wrk said {printed}"))?;
+    ensure!(
+        counted.failed == 0,
+        "{} requests of {url} failed: {printed}",
+        counted.failed
+    );
+    Ok(counted)
+}
+
+/// What oha measured at its rate: the time from when a request was due, so a wait for a free connection counts.
+#[derive(Debug, Clone, Serialize)]
+pub struct Oha {
+    /// Answers with the status that was expected.
+    pub answers: i64,
+    /// Answers a second.
+    pub rate: f64,
+    /// Of the time to an answer, in milliseconds.
+    pub p50_ms: f64,
+    /// As above.
+    pub p99_ms: f64,
+    /// As above.
+    pub max_ms: f64,
+}
+
+/// Asks for a URL at a rate, whatever the answers.
+///
+/// # Errors
+/// If an answer was another than 204.
+pub async fn oha(url: &str, rate: f64, lasting: Duration) -> Result<Oha> {
+    let mut command = Command::new(path("oha").await?);
+    command
+        .args([
+            "--no-tui",
+            "--output-format",
+            "json",
+            "--latency-correction",
+        ])
+        .args(["-c", OHA_CONNECTIONS])
+        .args(["-q", &format!("{rate:.0}")])
+        .args(["-z", &format!("{}ms", lasting.as_millis()), url])
+        // What was sent is waited for: it will be counted.
+        .arg("--wait-ongoing-requests-after-deadline");
+    let printed = printed(command).await?;
+    let found: Value = serde_json::from_str(&printed).context("what oha printed")?;
+    let statuses = &found["statusCodeDistribution"];
+    let answers = statuses["204"].as_i64().unwrap_or_default();
+    let only_good = statuses.as_object().is_some_and(|all| all.len() == 1);
+    let without_errors = found["errorDistribution"]
+        .as_object()
+        .is_some_and(serde_json::Map::is_empty);
+    ensure!(
+        answers > 0 && only_good && without_errors,
+        "answers to oha: {statuses}, errors: {}",
+        found["errorDistribution"]
+    );
+    let ms = |value: &Value| value.as_f64().unwrap_or(f64::NAN) * 1e3;
+    Ok(Oha {
+        answers,
+        rate: found["summary"]["requestsPerSec"]
+            .as_f64()
+            .unwrap_or(f64::NAN),
+        p50_ms: ms(&found["latencyPercentiles"]["p50"]),
+        p99_ms: ms(&found["latencyPercentiles"]["p99"]),
+        max_ms: ms(&found["summary"]["slowest"]),
+    })
+}
+
+/// Where a tool is.
+async fn path(name: &str) -> Result<String> {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/tools"));
+    command.args(["path", name]);
+    let asked = run_to_end(command, "").await;
+    ensure!(asked.status == 0, "{}", asked.stderr.trim());
+    Ok(asked.stdout.trim().to_owned())
+}
+
+/// Runs a tool to its end, and gives what it printed.
+async fn printed(command: Command) -> Result<String> {
+    let what = format!("{:?}", command.as_std());
+    let output = run_to_end(command, "").await;
+    ensure!(output.status == 0, "{what}: {output:?}");
+    Ok(output.stdout)
+}
