@@ -5,6 +5,7 @@ pub mod avro;
 pub mod http;
 pub mod log;
 pub mod process;
+pub mod proxy;
 
 use std::{env, fmt, net::ToSocketAddrs, process::Stdio, thread, time::Duration};
 
@@ -70,6 +71,12 @@ impl Servers {
     fn database_url(&self, database: &str) -> String {
         let (server, _) = self.postgres_url.rsplit_once('/').unwrap();
         format!("{server}/{database}")
+    }
+
+    /// Where Postgres listens, `host:port`.
+    pub fn postgres_address(&self) -> String {
+        let url: reqwest::Url = self.postgres_url.parse().unwrap();
+        format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432))
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {

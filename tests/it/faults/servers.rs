@@ -1,9 +1,9 @@
 //! Servers that a test may kill: a set of their own, one for all tests of a run, which take turns.
 
 use std::{
-    env,
+    env, fs,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::OnceLock,
 };
@@ -18,12 +18,17 @@ use crate::world::{Servers, process::forget_environment};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/servers");
 const DIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.servers/dist");
+/// The settings of the first ports of a set; its other two are those of [`Turn::proxied_kafka`].
 const PORTS: [&str; 4] = [
     "MILLRACE_KAFKA_PORT",
     "MILLRACE_KAFKA_CONTROLLER_PORT",
     "MILLRACE_REGISTRY_PORT",
     "MILLRACE_POSTGRES_PORT",
 ];
+
+/// What is left of a set when nobody writes to it any more: no server, no mount (see `disk`), no data.
+const BURIAL: &str =
+    r#"cat; "$0" stop --kill; umount --lazy "$MILLRACE_SERVERS_DIR"/*; "$0" clean"#;
 
 static TURNS: Mutex<()> = Mutex::const_new(());
 static SET: OnceLock<Set> = OnceLock::new();
@@ -48,12 +53,32 @@ pub async fn servers_to_kill() -> Turn {
 impl Turn {
     /// Where they are.
     pub fn servers(&self) -> Servers {
-        let [kafka, _, registry, postgres] = self.set.ports;
+        let [kafka, _, registry, postgres, ..] = self.set.ports;
         Servers {
             brokers: format!("127.0.0.1:{kafka}"),
             registry_url: format!("http://127.0.0.1:{registry}/apis/ccompat/v7"),
             postgres_url: format!("postgres://millrace@127.0.0.1:{postgres}/millrace"),
         }
+    }
+
+    /// For a proxy in front of Kafka: where it has to listen, since Kafka sends its clients there, and where Kafka is.
+    pub fn proxied_kafka(&self) -> [String; 2] {
+        let [.., proxy, proxied] = self.set.ports;
+        [proxy, proxied].map(|port| format!("127.0.0.1:{port}"))
+    }
+
+    /// Where a server has its data.
+    pub fn folder(&self, server: &str) -> PathBuf {
+        self.set.folder.join(server)
+    }
+
+    /// SIGSTOP: it stands still until what this gives is dropped. Not for Postgres, which has many processes.
+    pub fn pause(&self, server: &str) -> Paused {
+        let file = self.set.folder.join("run").join(server);
+        let file = fs::read_to_string(file).unwrap();
+        let paused = Paused(file.split(' ').next().unwrap().to_owned());
+        paused.signal("-STOP");
+        paused
     }
 
     /// `kill -9`: `kafka`, `registry` or `postgres`.
@@ -67,10 +92,26 @@ impl Turn {
     }
 }
 
+/// A server that stands still. Dropped, it goes on.
+pub struct Paused(String);
+
+impl Paused {
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0]).status();
+        assert!(sent.unwrap().success(), "{signal} to {}", self.0);
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
 /// Servers on ports of their own, with a folder of their own.
 struct Set {
     folder: PathBuf,
-    ports: [u16; 4],
+    ports: [u16; 6],
     /// Reads until this process has ended, however it ends; then it kills the servers and deletes their data.
     _undertaker: Child,
 }
@@ -80,10 +121,12 @@ impl Set {
         let name = format!("faults-{}", process::id());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let ports = free_ports();
+        fs::create_dir_all(folder.join("run")).unwrap();
+        fs::write(kafka_settings(&folder), second_listener(ports)).unwrap();
         let mut undertaker = Command::new("setsid");
         settings(&mut undertaker, &folder, ports);
         let undertaker = undertaker
-            .args(["sh", "-c", "cat; \"$0\" stop --kill; \"$0\" clean", SCRIPT])
+            .args(["sh", "-c", BURIAL, SCRIPT])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -97,12 +140,32 @@ impl Set {
     }
 }
 
-fn settings(command: &mut Command, folder: &PathBuf, ports: [u16; 4]) {
+fn kafka_settings(folder: &Path) -> PathBuf {
+    folder.join("run/kafka.properties")
+}
+
+/// Kafka tells its clients where to connect, so a proxy needs a listener that is advertised as the proxy.
+fn second_listener([kafka, controller, _, _, proxy, proxied]: [u16; 6]) -> String {
+    let listeners = |third: u16| {
+        format!(
+            "PLAINTEXT://127.0.0.1:{kafka},CONTROLLER://127.0.0.1:{controller},PROXIED://127.0.0.1:{third}"
+        )
+    };
+    format!(
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
+         listeners={}\nadvertised.listeners={}\n",
+        listeners(proxied),
+        listeners(proxy)
+    )
+}
+
+fn settings(command: &mut Command, folder: &Path, ports: [u16; 6]) {
     forget_environment(command);
     let dist = env::var("MILLRACE_DIST_DIR").unwrap_or_else(|_| DIST.to_owned());
     command
         .env("MILLRACE_DIST_DIR", dist)
-        .env("MILLRACE_SERVERS_DIR", folder);
+        .env("MILLRACE_SERVERS_DIR", folder)
+        .env("MILLRACE_KAFKA_SETTINGS", kafka_settings(folder));
     for (name, port) in PORTS.into_iter().zip(ports) {
         command.env(name, port.to_string());
     }
@@ -110,10 +173,10 @@ fn settings(command: &mut Command, folder: &PathBuf, ports: [u16; 4]) {
 
 /// Ports that nobody listens on, below those that connections take for themselves: a server that was killed must find
 /// its port free again.
-fn free_ports() -> [u16; 4] {
+fn free_ports() -> [u16; 6] {
     let mut random = super::random("ports");
     // All are held until all are found, so that they differ.
-    let found = [(); 4].map(|()| {
+    let found = [(); 6].map(|()| {
         let free = (0..1_000).find_map(|_| {
             let port = random.random_range(20_000..32_000_u16);
             TcpListener::bind(("127.0.0.1", port)).ok()
