@@ -9,8 +9,10 @@ mod kills;
 mod load;
 mod postgres;
 mod registry;
+mod schedule;
 mod servers;
 mod shutdown;
+mod witness;
 
 use std::{env, time::Duration};
 

@@ -9,7 +9,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{PAUSE, RECOVERY, faults, fork, load::Feed, random};
+use super::{
+    PAUSE, RECOVERY, faults, fork,
+    load::{Feed, Load, answers_were_true},
+    random,
+};
 use crate::{
     samples::click,
     world::{Process, Raw, World, eventually_within},
@@ -56,6 +60,26 @@ async fn killed_on_a_poisoned_topic_every_junk_record_is_one_dead_letter() {
         .sql("SELECT count(*) AS n FROM millrace.dead_letters WHERE reason IN ('no_value', 'not_framed', 'unknown_schema')")
         .await;
     assert!(letters[0]["n"].as_i64() > Some(500), "{letters:?}");
+}
+
+#[tokio::test]
+async fn what_a_killed_api_has_acknowledged_is_on_the_log() {
+    for _ in 0..faults(1) {
+        let world = World::new("killed").await;
+        let mut random = random("killed");
+        let mut run = world.start(["run"]).await;
+        let (clicks, orders) = (Load::of_clicks(&run, 24), Load::of_orders(&run, 4));
+        orders.acknowledged_more(random.random_range(1..50)).await;
+        clicks
+            .acknowledged_more(random.random_range(1..2_000))
+            .await;
+        run.kill();
+        clicks.failed_more(24).await;
+        let (clicks, orders) = (clicks.end().await, orders.end().await);
+        let process = world.start(["process"]).await;
+        answers_were_true(&world, &clicks, &orders).await;
+        drop(process);
+    }
 }
 
 #[tokio::test]

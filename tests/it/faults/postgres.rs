@@ -11,10 +11,11 @@ use tokio::{join, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PAUSE, RECOVERY, faults,
+    PAUSE, RECOVERY, faults, fork,
     load::{Fate, Fates, Feed, Load, acknowledged, clicks_by_banner, uid},
     random,
     servers::{Turn, servers_to_kill},
+    witness::Witness,
 };
 use crate::world::{Process, World, eventually, eventually_within, http::MIN_POSITION};
 
@@ -30,8 +31,9 @@ async fn while_postgres_is_dead_writes_and_cached_reads_go_on_and_nothing_is_los
     orders.acknowledged_more(5).await;
     let stop = CancellationToken::new();
     let announced = Announced::default();
+    let mut random = random("postgres");
+    let witness = Witness::new(&world, &run, fork(&mut random), stop.clone());
     let killing = async {
-        let mut random = random("postgres");
         for _ in 0..faults(2) {
             kill_once(&turn, &run, [&clicks, &orders], &mut random).await;
         }
@@ -40,7 +42,8 @@ async fn while_postgres_is_dead_writes_and_cached_reads_go_on_and_nothing_is_los
     join!(
         killing,
         announced.ask(&run, &clicks, &stop),
-        announced.must_be_kept(&world, &stop)
+        announced.must_be_kept(&world, &stop),
+        witness.watch(&clicks, &orders)
     );
     let (clicks, orders) = (clicks.end().await, orders.end().await);
     assert_eq!(acknowledged(&clicks).count(), clicks.len());

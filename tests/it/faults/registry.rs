@@ -81,6 +81,11 @@ async fn while_the_registry_is_dead_what_is_known_goes_on_and_the_rest_waits() {
     late.post("/v1/orders", &crate::samples::order("late"))
         .await
         .problem(503, "not_applied");
+    let stats = "/v1/banners/stats/1?from=2020-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
+    assert_eq!(late.get(stats).await.json()["stats"][0]["v"], 1);
+    let placed = model();
+    let uid = placed["order_uid"].as_str().unwrap();
+    assert_eq!(late.get(&format!("/order?uid={uid}")).await.json(), placed);
 
     let mut event = click(4, "2026-01-01T00:00:00Z");
     event["campaign"] = json!("spring");
