@@ -2,24 +2,32 @@
 //!
 //! A batch of records is handed to an idempotent producer at once and answered at once, when the broker has
 //! acknowledged the last of them: one wake for many. A failure tells what is certainly not written from what may be.
-//! Nothing here waits or sleeps: a full queue is an error straight away. What it does not take is the end of a batch,
-//! so that what is written is its beginning.
+//! Whoever appends neither waits nor sleeps: a full queue is an error straight away. What it does not take is the end
+//! of a batch, so that what is written is its beginning.
+//!
+//! What waits for too long is given up here and not by librdkafka. When a record of its own times out, librdkafka
+//! numbers all that is left anew and sends it again, also what the broker has written already without being able to
+//! say so: it would be there twice. So its records never time out; a producer that has a batch for too long is
+//! replaced, and everything that it has is given up at once.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::FromClientConfigAndContext,
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders},
-    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
+    producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 use tokio::sync::oneshot;
 use tracing::{error, info};
@@ -29,6 +37,12 @@ use crate::{kafka::Kafka, metrics::AppendMetrics};
 /// The most records that wait for their acknowledgement; more are refused at once.
 const QUEUE_RECORDS_MAX: &str = "500000";
 const QUEUE_KBYTES_MAX: &str = "262144";
+/// How long a batch may wait for its acknowledgement; the second is the same by another name.
+const PATIENCE: [&str; 2] = ["message.timeout.ms", "delivery.timeout.ms"];
+/// What librdkafka takes for "never".
+const NEVER: &str = "0";
+/// How often it is looked whether a batch waits for too long.
+const OVERDUE_POLL: Duration = Duration::from_millis(50);
 /// How often a closing appender looks whether its last acknowledgements have come.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// For how long a producer that died may still report what became of its records.
@@ -90,39 +104,59 @@ impl Pending {
 
 /// Appends records to the log.
 pub struct Appender {
-    config: ClientConfig,
+    producers: Arc<Producers>,
     metrics: AppendMetrics,
-    current: ArcSwap<Lifetime>,
-    replacing: Mutex<()>,
     /// Records of batches that have no outcome yet, whichever producer has them.
     undecided: Arc<AtomicUsize>,
 }
 
-/// One producer, from its creation until it dies for good.
+/// One producer after the other.
+struct Producers {
+    config: ClientConfig,
+    /// How long a batch may wait for its acknowledgement.
+    patience: Duration,
+    metrics: AppendMetrics,
+    current: ArcSwap<Lifetime>,
+    replacing: Mutex<()>,
+}
+
+/// One producer, from its creation until it dies for good or is given up.
 struct Lifetime {
     producer: ThreadedProducer<Acknowledgements>,
     fatal: Arc<AtomicBool>,
+    /// Its batches in their order; those at the head are decided, or were when somebody looked.
+    batches: Mutex<VecDeque<Weak<Batch>>>,
+}
+
+/// Why a producer is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It died, and may still have something to say.
+    Died,
+    /// A batch waits for too long.
+    Overdue,
 }
 
 impl Appender {
     /// An appender for the broker; connects in the background.
     ///
     /// # Errors
-    /// If a client setting is not one of librdkafka's.
-    pub fn new(kafka: &Kafka, profile: Profile, metrics: AppendMetrics) -> KafkaResult<Self> {
-        let (linger_ms, message_timeout_ms, request_timeout_ms) = match profile {
+    /// If a client setting is not one of librdkafka's, or there is no thread to be had.
+    pub fn new(kafka: &Kafka, profile: Profile, metrics: AppendMetrics) -> anyhow::Result<Self> {
+        let (linger_ms, patience_ms, request_timeout_ms) = match profile {
             Profile::Interactive => ("0", "5000", "3000"),
             Profile::Bulk => ("5", "30000", "10000"),
         };
         let mut config = kafka.client();
+        let told = PATIENCE.iter().find_map(|key| config.get(key));
+        let patience_ms = told.unwrap_or(patience_ms).to_owned();
         for (key, value) in [
             ("linger.ms", linger_ms),
-            ("message.timeout.ms", message_timeout_ms),
             ("request.timeout.ms", request_timeout_ms),
             ("queue.buffering.max.messages", QUEUE_RECORDS_MAX),
             ("queue.buffering.max.kbytes", QUEUE_KBYTES_MAX),
             ("batch.num.messages", "100000"),
-            ("topic.metadata.propagation.max.ms", message_timeout_ms),
+            ("topic.metadata.propagation.max.ms", &patience_ms),
         ] {
             // What the operator has set goes through as it is.
             if config.get(key).is_none() {
@@ -131,12 +165,31 @@ impl Appender {
         }
         // What it means that a record was appended is nobody's choice.
         config.set("acks", "all").set("enable.idempotence", "true");
+        for key in PATIENCE {
+            config.remove(key);
+        }
+        config.set(PATIENCE[0], NEVER);
+        let patience_ms = patience_ms.parse().with_context(|| {
+            format!(
+                "{}: {patience_ms:?} is no number of milliseconds",
+                PATIENCE[0]
+            )
+        })?;
         let current = ArcSwap::from_pointee(Lifetime::start(&config, &metrics)?);
-        Ok(Self {
+        let producers = Arc::new(Producers {
             config,
-            metrics,
+            patience: Duration::from_millis(patience_ms),
+            metrics: metrics.clone(),
             current,
             replacing: Mutex::new(()),
+        });
+        let watched = Arc::downgrade(&producers);
+        thread::Builder::new()
+            .name("append-overdue".to_owned())
+            .spawn(move || Producers::watch(&watched))?;
+        Ok(Self {
+            producers,
+            metrics,
             undecided: Arc::default(),
         })
     }
@@ -144,8 +197,9 @@ impl Appender {
     /// Hands over `records`, all at once; they go out in the order given, per partition. From the first that is refused
     /// none is taken.
     pub fn append<'a>(&self, mut records: impl ExactSizeIterator<Item = Outgoing<'a>>) -> Pending {
-        let lifetime = self.alive();
+        let lifetime = self.producers.alive();
         let (batch, outcome) = Batch::new(records.len(), &self.undecided);
+        lifetime.take_note(&batch);
         let mut refused = 0;
         while let Some(record) = records.next() {
             let outgoing = BaseRecord {
@@ -184,32 +238,47 @@ impl Appender {
         }
         true
     }
+}
 
+impl Producers {
     /// The producer to use, a new one if the last has died for good.
     fn alive(&self) -> arc_swap::Guard<Arc<Lifetime>> {
         let current = self.current.load();
-        if current.fatal.load(Ordering::Acquire) {
+        if current.is_dead() {
             drop(current);
-            self.replace();
+            self.replace(Lifetime::is_dead, End::Died);
             return self.current.load();
         }
         current
     }
 
-    fn replace(&self) {
+    /// Replaces a producer that has had a batch for too long, for as long as there is an appender.
+    fn watch(producers: &Weak<Self>) {
+        while let Some(producers) = producers.upgrade() {
+            let is_overdue = |current: &Lifetime| current.is_overdue(producers.patience);
+            if is_overdue(&producers.current.load()) {
+                producers.replace(is_overdue, End::Overdue);
+            }
+            drop(producers);
+            thread::sleep(OVERDUE_POLL);
+        }
+    }
+
+    /// Makes a new producer unless somebody else has done so.
+    fn replace(&self, is_needed: impl Fn(&Lifetime) -> bool, end: End) {
         let _only_one = self
             .replacing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if !self.current.load().fatal.load(Ordering::Acquire) {
+        if !is_needed(&self.current.load()) {
             return;
         }
         match Lifetime::start(&self.config, &self.metrics) {
             Ok(lifetime) => {
                 let dead = self.current.swap(Arc::new(lifetime));
                 self.metrics.replaced.inc();
-                info!("replaced a producer that had died for good");
-                std::thread::spawn(move || Lifetime::bury(dead));
+                info!(?end, "replaced a producer");
+                thread::spawn(move || Lifetime::bury(dead, end));
             }
             Err(failure) => error!(error = %failure, "cannot make a new producer"),
         }
@@ -226,7 +295,32 @@ impl Lifetime {
         Ok(Self {
             producer: ThreadedProducer::from_config_and_context(config, acknowledgements)?,
             fatal,
+            batches: Mutex::default(),
         })
+    }
+
+    fn is_dead(&self) -> bool {
+        self.fatal.load(Ordering::Acquire)
+    }
+
+    fn batches(&self) -> MutexGuard<'_, VecDeque<Weak<Batch>>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_note(&self, batch: &Arc<Batch>) {
+        self.batches().push_back(Arc::downgrade(batch));
+    }
+
+    /// Whether its oldest batch has waited for longer than this.
+    fn is_overdue(&self, patience: Duration) -> bool {
+        let mut batches = self.batches();
+        while let Some(oldest) = batches.front() {
+            match oldest.upgrade() {
+                Some(batch) if !batch.is_decided() => return batch.started.elapsed() > patience,
+                _ => batches.pop_front(),
+            };
+        }
+        false
     }
 
     /// A refusal may tell of the death before the error does.
@@ -236,14 +330,20 @@ impl Lifetime {
         }
     }
 
-    /// Drops a dead producer once nobody hands anything to it any more and it has reported on all it had; what it
-    /// still holds then is purged, and reported so. Dropping takes up to half a second.
-    fn bury(dead: Arc<Self>) {
+    /// Drops a producer that was replaced, once nobody hands anything to it any more and it has reported on all it
+    /// had: at once what it is to give up, in time what it had sent. What it still holds then is purged, and reported
+    /// so. Dropping takes up to half a second.
+    fn bury(dead: Arc<Self>, end: End) {
+        while Arc::strong_count(&dead) > 1 {
+            thread::sleep(DRAIN_POLL);
+        }
+        if end == End::Overdue {
+            dead.producer
+                .purge(PurgeConfig::default().queue().inflight());
+        }
         let until = Instant::now() + LAST_WORDS;
-        while Arc::strong_count(&dead) > 1
-            || (dead.producer.in_flight_count() > 0 && Instant::now() < until)
-        {
-            std::thread::sleep(DRAIN_POLL);
+        while dead.producer.in_flight_count() > 0 && Instant::now() < until {
+            thread::sleep(DRAIN_POLL);
         }
         drop(dead);
     }
@@ -348,6 +448,10 @@ impl Batch {
     /// Held for a few instructions, by librdkafka's thread and, while it hands over, by the appending one.
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_decided(&self) -> bool {
+        self.left.load(Ordering::Acquire) == 0
     }
 
     /// So many more of the batch are decided; the last of them answers.

@@ -20,7 +20,7 @@ pub struct AppendMetrics {
     pub not_written: Counter,
     /// Perhaps on the log: the acknowledgement was lost.
     pub unknown: Counter,
-    /// Producers that died for good and were replaced.
+    /// Producers that were replaced: they had died for good, or had waited for an acknowledgement for too long.
     pub replaced: Counter,
     /// From handing over a batch to its last acknowledgement.
     pub ack_seconds: Histogram,
@@ -59,7 +59,7 @@ impl AppendMetrics {
             ),
             (
                 "producers_replaced",
-                "Producers that died for good and were replaced",
+                "Producers replaced: dead for good, or without an acknowledgement for too long",
                 &self.replaced,
             ),
         ] {

@@ -174,9 +174,9 @@ async fn a_batch_of_none_is_done() {
 fn the_operators_settings_go_through_but_promises_stay() {
     let broker = MockBroker::start(TOPIC, 1);
     let appender = appender(&broker.kafka(&["linger.ms=7", "acks=1"]));
-    let set = |key| appender.config.get(key).unwrap().to_owned();
+    let set = |key| appender.producers.config.get(key).unwrap().to_owned();
     assert_eq!((set("linger.ms"), set("acks")), ("7".into(), "all".into()));
-    assert_eq!(set("message.timeout.ms"), "5000");
+    assert_eq!(appender.producers.patience, Duration::from_millis(5_000));
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn the_largest_offset_is_unknown_if_one_is() {
 /// Kills the producer as librdkafka itself does when it can no longer keep its promises.
 fn kill(appender: &Appender) {
     use rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-    let lifetime = appender.current.load();
+    let lifetime = appender.producers.current.load();
     #[expect(
         unsafe_code,
         reason = "rdkafka does not wrap this call; the client lives as long as the guard"
