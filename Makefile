@@ -46,6 +46,10 @@ check: fmt clippy doc deny shellcheck compatibility ## everything that needs no 
 test: ## all tests, against servers of their own
 	docker/test
 
+.PHONY: test-faults
+test-faults: ## the fault tests at length: MILLRACE_FAULTS sets how often, MILLRACE_SEED repeats a run
+	MILLRACE_FAULTS=$${MILLRACE_FAULTS:-10} docker/test --test it -- faults::
+
 .PHONY: story
 story: ## print a domain's files in reading order: make story d=orders
 	@docker/story $(d)

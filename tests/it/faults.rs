@@ -3,6 +3,7 @@
 
 mod acknowledgements;
 mod broker;
+mod disk;
 mod held;
 mod history;
 mod kills;
@@ -56,6 +57,15 @@ fn fork(random: &mut StdRng) -> StdRng {
 }
 
 impl Process {
+    /// Waits until it is not ready, with this among the reasons.
+    async fn not_ready_since(&self, reason: &str) {
+        eventually_within(RECOVERY, &format!("it says {reason:?}"), async || {
+            let answer = self.get("/readyz").await;
+            (answer.status == 503 && answer.body.contains(reason)).then_some(())
+        })
+        .await;
+    }
+
     /// How many lines of its logs have all of these words.
     fn said(&self, words: &[&str]) -> usize {
         let has = |line: &&String| words.iter().all(|word| line.contains(word));

@@ -91,6 +91,16 @@ impl Servers {
         options.disable_statement_logging().connect().await
     }
 
+    /// Runs a statement about databases, outside of any of a test's.
+    pub async fn administer(&self, statement: &str) {
+        let mut admin = self.postgres().await.unwrap();
+        sqlx::query(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut admin)
+            .await
+            .unwrap();
+        admin.close().await.unwrap();
+    }
+
     /// Panics with one line unless all three answer.
     async fn must_answer(&self) {
         let absent = |server: &str, address: &str| -> ! {
@@ -222,12 +232,9 @@ impl World {
     }
 
     async fn with_database(servers: Servers, database: String, prefix: String) -> Self {
-        let mut admin = servers.postgres().await.unwrap();
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {database}")))
-            .execute(&mut admin)
-            .await
-            .unwrap();
-        admin.close().await.unwrap();
+        servers
+            .administer(&format!("CREATE DATABASE {database}"))
+            .await;
         let pool = PgPoolOptions::new()
             .max_connections(2)
             .connect_lazy(&servers.database_url(&database))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{faults, servers::servers_to_kill};
 use crate::{
     samples::{click, model},
-    world::{Process, Raw, World, avro::Writer, eventually},
+    world::{Raw, World, avro::Writer, eventually},
 };
 
 const CLICKS: &str = include_str!("../../../schemas/avro/clicks.avsc");
@@ -21,17 +21,6 @@ fn clicks_with(field: &str) -> Value {
 impl World {
     async fn register_with(&self, field: &str) -> Writer {
         self.register("clicks", &clicks_with(field)).await
-    }
-}
-
-impl Process {
-    /// Waits until it is not ready, with this among the reasons.
-    async fn not_ready_since(&self, reason: &str) {
-        eventually(&format!("it says {reason:?}"), async || {
-            let answer = self.get("/readyz").await;
-            (answer.status == 503 && answer.body.contains(reason)).then_some(())
-        })
-        .await;
     }
 }
 

@@ -72,6 +72,13 @@ impl Turn {
         self.set.folder.join(server)
     }
 
+    /// Makes a folder one in which Postgres can write.
+    pub fn give_to_postgres(&self, folder: &Path) {
+        let reference = format!("--reference={}", self.folder("postgres").display());
+        let given = Command::new("chown").arg(reference).arg(folder).status();
+        assert!(given.unwrap().success(), "chown {}", folder.display());
+    }
+
     /// SIGSTOP: it stands still until what this gives is dropped. Not for Postgres, which has many processes.
     pub fn pause(&self, server: &str) -> Paused {
         let file = self.set.folder.join("run").join(server);
