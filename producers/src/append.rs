@@ -10,6 +10,8 @@
 //! say so: it would be there twice. So its records never time out; a producer that has a batch for too long is
 //! replaced, and everything that it has is given up at once.
 
+mod batch;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -32,6 +34,7 @@ use rdkafka::{
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
+use self::batch::{Batch, Fate, HANDING_OVER};
 use crate::{kafka::Kafka, metrics::AppendMetrics};
 
 /// The most records that wait for their acknowledgement; more are refused at once.
@@ -316,7 +319,7 @@ impl Lifetime {
         let mut batches = self.batches();
         while let Some(oldest) = batches.front() {
             match oldest.upgrade() {
-                Some(batch) if !batch.is_decided() => return batch.started.elapsed() > patience,
+                Some(batch) if !batch.is_decided() => return batch.is_overdue(patience),
                 _ => batches.pop_front(),
             };
         }
@@ -387,13 +390,6 @@ impl ProducerContext for Acknowledgements {
     }
 }
 
-/// What is known of a record whose delivery failed.
-#[derive(Clone, Copy)]
-enum Fate {
-    NotWritten,
-    Unknown,
-}
-
 /// Librdkafka knows whether a failed record ever left this machine.
 fn fate(record: &BorrowedMessage<'_>) -> Fate {
     use rdkafka_sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
@@ -405,100 +401,6 @@ fn fate(record: &BorrowedMessage<'_>) -> Fate {
     match status {
         RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Fate::NotWritten,
         _ => Fate::Unknown,
-    }
-}
-
-/// Beside its records a batch counts the handing over: it must not be done before all of it was handed over.
-const HANDING_OVER: usize = 1;
-
-/// Counts the records of a batch and answers when the last is decided.
-struct Batch {
-    records: usize,
-    left: AtomicUsize,
-    undecided: Arc<AtomicUsize>,
-    started: Instant,
-    tally: Mutex<Tally>,
-}
-
-struct Tally {
-    outcome: Outcome,
-    done: Option<oneshot::Sender<Outcome>>,
-}
-
-impl Batch {
-    fn new(
-        records: usize,
-        undecided: &Arc<AtomicUsize>,
-    ) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
-        undecided.fetch_add(records, Ordering::AcqRel);
-        let (done, outcome) = oneshot::channel();
-        let batch = Self {
-            records,
-            left: AtomicUsize::new(records + HANDING_OVER),
-            undecided: Arc::clone(undecided),
-            started: Instant::now(),
-            tally: Mutex::new(Tally {
-                outcome: Outcome::default(),
-                done: Some(done),
-            }),
-        };
-        (Arc::new(batch), outcome)
-    }
-
-    /// Held for a few instructions, by librdkafka's thread and, while it hands over, by the appending one.
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_decided(&self) -> bool {
-        self.left.load(Ordering::Acquire) == 0
-    }
-
-    /// So many more of the batch are decided; the last of them answers.
-    fn decided(&self, more: usize, metrics: &AppendMetrics) {
-        if self.left.fetch_sub(more, Ordering::AcqRel) > more {
-            return;
-        }
-        let mut tally = self.tally();
-        let outcome = std::mem::take(&mut tally.outcome);
-        metrics.appended.inc_by(outcome.appended as u64);
-        metrics.not_written.inc_by(outcome.not_written as u64);
-        metrics.unknown.inc_by(outcome.unknown as u64);
-        metrics
-            .ack_seconds
-            .observe(self.started.elapsed().as_secs_f64());
-        if let Some(done) = tally.done.take() {
-            // Nobody waits any more when a request was dropped; the records are on the log all the same.
-            let _ = done.send(outcome);
-        }
-        self.undecided.fetch_sub(self.records, Ordering::AcqRel);
-    }
-}
-
-impl Tally {
-    fn append(&mut self, partition: i32, offset: i64) {
-        self.outcome.appended += 1;
-        let last = &mut self.outcome.last;
-        match last.iter_mut().find(|(known, _)| *known == partition) {
-            // The largest is not known if the broker did not tell one of them.
-            Some((_, largest)) if offset < 0 || *largest < 0 => *largest = -1,
-            Some((_, largest)) => *largest = offset.max(*largest),
-            None => last.push((partition, offset)),
-        }
-    }
-
-    fn refuse(&mut self, records: usize, refusal: KafkaError) {
-        self.outcome.refused = records;
-        self.outcome.not_written += records;
-        self.outcome.refusal = Some(refusal);
-    }
-
-    fn fail(&mut self, fate: Fate, failure: KafkaError) {
-        match fate {
-            Fate::NotWritten => self.outcome.not_written += 1,
-            Fate::Unknown => self.outcome.unknown += 1,
-        }
-        self.outcome.error.get_or_insert(failure);
     }
 }
 
