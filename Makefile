@@ -58,6 +58,10 @@ bench: ## measure beside the limits of this machine: BENCH=clicks,orders picks r
 	docker/servers start
 	eval "$$(docker/servers env)" && cargo bench --locked --bench limits
 
+.PHONY: test-faults
+test-faults: ## the fault tests at length: MILLRACE_FAULTS sets how often, MILLRACE_SEED repeats a run
+	MILLRACE_FAULTS=$${MILLRACE_FAULTS:-10} docker/test --test it -- faults::
+
 .PHONY: story
 story: ## print a domain's files in reading order: make story d=orders
 	@docker/story $(d)

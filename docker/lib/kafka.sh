@@ -107,6 +107,8 @@ broker_settings() {
     echo "listeners=$listeners"
     echo "advertised.listeners=$listeners"
     echo "log.dirs=$STATE/$1/log"
+    # Of a setting that is there twice, Kafka takes the last.
+    [[ -z ${MILLRACE_KAFKA_SETTINGS:-} ]] || cat "$MILLRACE_KAFKA_SETTINGS"
 }
 
 quorum() {

@@ -2,14 +2,15 @@
 //!
 //! A batch of records is handed to an idempotent producer at once and answered at once, when the broker has
 //! acknowledged the last of them: one wake for many. A failure tells what is certainly not written from what may be.
-//! Nothing here waits or sleeps: a full queue is an error straight away. What it does not take is the end of a batch,
-//! so that what is written is its beginning.
+//! Whoever appends neither waits nor sleeps: a full queue is an error straight away. What it does not take is the end
+//! of a batch, so that what is written is its beginning.
 
+mod batch;
 mod patience;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -26,7 +27,10 @@ use rdkafka::{
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
-use self::patience::{Patience, Waiting};
+use self::{
+    batch::{Batch, Fate, HANDING_OVER},
+    patience::{Patience, Waiting},
+};
 use crate::{kafka::Kafka, metrics::AppendMetrics};
 
 /// The most records that wait for their acknowledgement; more are refused at once.
@@ -116,7 +120,7 @@ impl Appender {
     /// If a client setting is not one of librdkafka's.
     pub fn new(kafka: &Kafka, profile: Profile, metrics: AppendMetrics) -> KafkaResult<Self> {
         let mut config = config(kafka, profile);
-        let patience = Patience::take(&mut config);
+        let patience = Patience::take(&mut config)?;
         let current = ArcSwap::new(Lifetime::start(&config, patience, &metrics)?);
         Ok(Self {
             config,
@@ -309,13 +313,6 @@ impl ProducerContext for Acknowledgements {
     }
 }
 
-/// What is known of a record whose delivery failed.
-#[derive(Clone, Copy)]
-enum Fate {
-    NotWritten,
-    Unknown,
-}
-
 /// Librdkafka knows whether a failed record ever left this machine.
 fn fate(record: &BorrowedMessage<'_>) -> Fate {
     use rdkafka_sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
@@ -327,97 +324,6 @@ fn fate(record: &BorrowedMessage<'_>) -> Fate {
     match status {
         RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Fate::NotWritten,
         _ => Fate::Unknown,
-    }
-}
-
-/// Beside its records a batch counts the handing over: it must not be done before all of it was handed over.
-const HANDING_OVER: usize = 1;
-
-/// Counts the records of a batch and answers when the last is decided.
-struct Batch {
-    records: usize,
-    left: AtomicUsize,
-    undecided: Arc<AtomicUsize>,
-    started: Instant,
-    tally: Mutex<Tally>,
-}
-
-struct Tally {
-    outcome: Outcome,
-    done: Option<oneshot::Sender<Outcome>>,
-}
-
-impl Batch {
-    fn new(
-        records: usize,
-        undecided: &Arc<AtomicUsize>,
-    ) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
-        undecided.fetch_add(records, Ordering::AcqRel);
-        let (done, outcome) = oneshot::channel();
-        let batch = Self {
-            records,
-            left: AtomicUsize::new(records + HANDING_OVER),
-            undecided: Arc::clone(undecided),
-            started: Instant::now(),
-            tally: Mutex::new(Tally {
-                outcome: Outcome::default(),
-                done: Some(done),
-            }),
-        };
-        (Arc::new(batch), outcome)
-    }
-
-    /// Held for a few instructions, by librdkafka's thread and, while it hands over, by the appending one.
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// So many more of the batch are decided; the last of them answers.
-    fn decided(&self, more: usize, metrics: &AppendMetrics) {
-        if self.left.fetch_sub(more, Ordering::AcqRel) > more {
-            return;
-        }
-        let mut tally = self.tally();
-        let outcome = std::mem::take(&mut tally.outcome);
-        metrics.appended.inc_by(outcome.appended as u64);
-        metrics.not_written.inc_by(outcome.not_written as u64);
-        metrics.unknown.inc_by(outcome.unknown as u64);
-        metrics.batch_records.observe(self.records as f64);
-        metrics
-            .ack_seconds
-            .observe(self.started.elapsed().as_secs_f64());
-        if let Some(done) = tally.done.take() {
-            // Nobody waits any more when a request was dropped; the records are on the log all the same.
-            let _ = done.send(outcome);
-        }
-        self.undecided.fetch_sub(self.records, Ordering::AcqRel);
-    }
-}
-
-impl Tally {
-    fn append(&mut self, partition: i32, offset: i64) {
-        self.outcome.appended += 1;
-        let last = &mut self.outcome.last;
-        match last.iter_mut().find(|(known, _)| *known == partition) {
-            // The largest is not known if the broker did not tell one of them.
-            Some((_, largest)) if offset < 0 || *largest < 0 => *largest = -1,
-            Some((_, largest)) => *largest = offset.max(*largest),
-            None => last.push((partition, offset)),
-        }
-    }
-
-    fn refuse(&mut self, records: usize, refusal: KafkaError) {
-        self.outcome.refused = records;
-        self.outcome.not_written += records;
-        self.outcome.refusal = Some(refusal);
-    }
-
-    fn fail(&mut self, fate: Fate, failure: KafkaError) {
-        match fate {
-            Fate::NotWritten => self.outcome.not_written += 1,
-            Fate::Unknown => self.outcome.unknown += 1,
-        }
-        self.outcome.error.get_or_insert(failure);
     }
 }
 

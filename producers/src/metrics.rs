@@ -32,7 +32,7 @@ pub struct AppendMetrics {
     pub not_written: Counter,
     /// Perhaps on the log: the acknowledgement was lost.
     pub unknown: Counter,
-    /// Producers that died for good and were replaced.
+    /// Producers that were replaced: they had died for good, or had waited for an acknowledgement for too long.
     pub replaced: Counter,
     /// Troubles with the broker that the producers' client told of.
     pub troubles: Counter,
@@ -77,7 +77,7 @@ impl AppendMetrics {
             ),
             (
                 "producers_replaced",
-                "Producers that died for good and were replaced",
+                "Producers replaced: dead for good, or without an acknowledgement for too long",
                 &self.replaced,
             ),
             (

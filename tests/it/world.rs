@@ -6,6 +6,7 @@ pub mod browser;
 pub mod http;
 pub mod log;
 pub mod process;
+pub mod proxy;
 
 use std::{env, fmt, net::ToSocketAddrs, process::Stdio, thread, time::Duration};
 
@@ -73,6 +74,12 @@ impl Servers {
         format!("{server}/{database}")
     }
 
+    /// Where Postgres listens, `host:port`.
+    pub fn postgres_address(&self) -> String {
+        let url: reqwest::Url = self.postgres_url.parse().unwrap();
+        format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432))
+    }
+
     /// What changes topics.
     pub fn admin(&self) -> AdminClient<DefaultClientContext> {
         ClientConfig::new()
@@ -84,6 +91,16 @@ impl Servers {
     async fn postgres(&self) -> sqlx::Result<PgConnection> {
         let options: sqlx::postgres::PgConnectOptions = self.postgres_url.parse()?;
         options.disable_statement_logging().connect().await
+    }
+
+    /// Runs a statement about databases, outside of any of a test's.
+    pub async fn administer(&self, statement: &str) {
+        let mut admin = self.postgres().await.unwrap();
+        sqlx::query(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut admin)
+            .await
+            .unwrap();
+        admin.close().await.unwrap();
     }
 
     /// Panics with one line unless all three answer.
@@ -255,12 +272,9 @@ impl World {
     }
 
     async fn with_database(servers: Servers, database: String, prefix: String) -> Self {
-        let mut admin = servers.postgres().await.unwrap();
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {database}")))
-            .execute(&mut admin)
-            .await
-            .unwrap();
-        admin.close().await.unwrap();
+        servers
+            .administer(&format!("CREATE DATABASE {database}"))
+            .await;
         let pool = PgPoolOptions::new()
             .max_connections(2)
             .connect_lazy(&servers.database_url(&database))

@@ -7,6 +7,7 @@
 
 use std::{
     collections::VecDeque,
+    num::ParseIntError,
     sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -14,14 +15,18 @@ use std::{
 
 use rdkafka::{
     ClientConfig,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     producer::{Producer, PurgeConfig},
+    types::RDKafkaConfRes,
 };
 use tracing::info;
 
 use super::{Batch, Lifetime};
 
-const SETTING: &str = "message.timeout.ms";
+/// How long a record may wait for its acknowledgement, in milliseconds; the second is the same by another name.
+const SETTINGS: [&str; 2] = ["message.timeout.ms", "delivery.timeout.ms"];
+/// As good as none: three weeks, and less than librdkafka's largest number.
+const NO_LIMIT_MS: u64 = 2_000_000_000;
 /// How far librdkafka's own limit is behind ours.
 const OUT_OF_REACH: Duration = Duration::from_secs(60);
 const WATCH_EVERY: Duration = Duration::from_millis(25);
@@ -32,14 +37,34 @@ pub(super) struct Patience(pub(super) Duration);
 
 impl Patience {
     /// Takes the limit that is set over, and puts librdkafka's out of reach.
-    pub(super) fn take(config: &mut ClientConfig) -> Self {
-        let set = config.get(SETTING).and_then(|text| text.parse().ok());
-        // 0 is no limit.
-        let limit = Duration::from_millis(set.filter(|ms| *ms > 0).unwrap_or(u64::from(u32::MAX)));
-        let beyond = (limit + OUT_OF_REACH).as_millis();
-        let most = u128::from(i32::MAX.unsigned_abs());
-        config.set(SETTING, beyond.min(most).to_string());
-        Self(limit)
+    ///
+    /// # Errors
+    /// If it is no number.
+    pub(super) fn take(config: &mut ClientConfig) -> KafkaResult<Self> {
+        let mut limit_ms = NO_LIMIT_MS;
+        for setting in SETTINGS {
+            let Some(text) = config.get(setting) else {
+                continue;
+            };
+            let invalid = |error: ParseIntError| {
+                KafkaError::ClientConfig(
+                    RDKafkaConfRes::RD_KAFKA_CONF_INVALID,
+                    error.to_string(),
+                    setting.to_owned(),
+                    text.to_owned(),
+                )
+            };
+            // As in librdkafka, 0 is no limit.
+            limit_ms = match text.parse::<u32>().map_err(invalid)? {
+                0 => NO_LIMIT_MS,
+                ms => u64::from(ms).min(NO_LIMIT_MS),
+            };
+            config.remove(setting);
+        }
+        let limit = Duration::from_millis(limit_ms);
+        let beyond = limit + OUT_OF_REACH;
+        config.set(SETTINGS[0], beyond.as_millis().to_string());
+        Ok(Self(limit))
     }
 
     /// After that, new records go to another producer, while this one may still bring its own to an end.
@@ -63,13 +88,12 @@ impl Waiting {
     fn since(&self) -> Option<Instant> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         forget_decided(&mut waiting);
-        waiting.front().map(|batch| batch.started)
+        waiting.front().map(|batch| batch.since())
     }
 }
 
 fn forget_decided(waiting: &mut VecDeque<Arc<Batch>>) {
-    let is_decided = |batch: &Arc<Batch>| batch.left.load(Ordering::Acquire) == 0;
-    while waiting.front().is_some_and(is_decided) {
+    while waiting.front().is_some_and(|batch| batch.is_decided()) {
         waiting.pop_front();
     }
 }

@@ -196,6 +196,18 @@ fn the_operators_settings_go_through_but_promises_stay() {
 }
 
 #[test]
+fn how_long_a_record_may_wait_has_two_names_and_is_a_number() {
+    let broker = MockBroker::start(TOPIC, 1);
+    for setting in ["message.timeout.ms", "delivery.timeout.ms"] {
+        let set = |value| broker.kafka(&[&*format!("{setting}={value}")]);
+        assert_eq!(appender(&set("7000")).patience.0, Duration::from_secs(7));
+        let new = Appender::new(&set("soon"), Profile::Interactive, AppendMetrics::default());
+        let error = new.err().expect("refused").to_string();
+        assert!(error.contains(setting) && error.contains("soon"), "{error}");
+    }
+}
+
+#[test]
 fn the_largest_offset_is_unknown_if_one_is() {
     let (batch, _outcome) = Batch::new(4, &Arc::default());
     let mut tally = batch.tally();

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use producers::clock;
-use rand::{RngExt, rngs::StdRng};
-use serde_json::json;
+use rand::RngExt;
 use sqlx::{Connection, PgConnection};
 use tokio::{
     join,
     time::{sleep, timeout},
 };
 
-use super::{PAUSE, RECOVERY, faults, load::Feed, random};
+use super::{
+    PAUSE, RECOVERY, faults, fork,
+    load::{Feed, Load, answers_were_true},
+    random,
+};
 use crate::{
     samples::click,
     world::{Process, Raw, World, eventually_within},
@@ -22,10 +24,6 @@ const FOLD: [&str; 3] = ["process", "--only", "clicks"];
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A rebalance may take longer than that.
 const ATTEMPTS: usize = 5;
-
-fn fork(random: &mut StdRng) -> StdRng {
-    clock::generator(Some(random.random()))
-}
 
 /// Feeds a world while its one processing process is killed again and again.
 async fn killed_under_load(world: &World, seed: &str, junk: u32, kills: usize) {
@@ -62,6 +60,26 @@ async fn killed_on_a_poisoned_topic_every_junk_record_is_one_dead_letter() {
         .sql("SELECT count(*) AS n FROM millrace.dead_letters WHERE reason IN ('no_value', 'not_framed', 'unknown_schema')")
         .await;
     assert!(letters[0]["n"].as_i64() > Some(500), "{letters:?}");
+}
+
+#[tokio::test]
+async fn what_a_killed_api_has_acknowledged_is_on_the_log() {
+    for _ in 0..faults(1) {
+        let world = World::new("killed").await;
+        let mut random = random("killed");
+        let mut run = world.start(["run"]).await;
+        let (clicks, orders) = (Load::of_clicks(&run, 24), Load::of_orders(&run, 4));
+        orders.acknowledged_more(random.random_range(1..50)).await;
+        clicks
+            .acknowledged_more(random.random_range(1..2_000))
+            .await;
+        run.kill();
+        clicks.failed_more(24).await;
+        let (clicks, orders) = (clicks.end().await, orders.end().await);
+        let process = world.start(["process"]).await;
+        answers_were_true(&world, &clicks, &orders).await;
+        drop(process);
+    }
 }
 
 #[tokio::test]
@@ -166,19 +184,20 @@ async fn shared(world: &World, processes: [&Process; 2]) {
 }
 
 /// Waits until every partition has moved on.
-async fn everything_moves(world: &World) {
-    let query = "SELECT projection, partition, next_offset FROM millrace.checkpoints WHERE live";
-    let before = world.sql(query).await;
+pub async fn everything_moves(world: &World) {
+    let all = async || {
+        let (clicks, orders) = (
+            world.checkpoints("clicks").await,
+            world.checkpoints("orders").await,
+        );
+        [clicks, orders].concat()
+    };
+    let before = all().await;
+    assert_eq!(before.len(), 16, "{before:?}");
     eventually_within(RECOVERY, "every partition moves on", async || {
-        let now = world.sql(query).await;
-        let has_moved = |row: &&serde_json::Value| {
-            now.iter().any(|later| {
-                later["projection"] == row["projection"]
-                    && later["partition"] == row["partition"]
-                    && later["next_offset"].as_i64() > row["next_offset"].as_i64()
-            })
-        };
-        (before.len() == 16 && before.iter().all(|row| has_moved(&row))).then_some(json!(()))
+        let now = all().await;
+        let mut places = before.iter().zip(&now);
+        places.all(|(before, now)| now.1 > before.1).then_some(())
     })
     .await;
 }

@@ -22,11 +22,30 @@ use crate::{
     world::{Process, Raw, World, eventually_within},
 };
 
-/// Records of a round of [`Feed`].
-const CLICKS: usize = 1_500;
-const ORDERS: usize = 150;
-/// No more records are written while so many are not applied.
-const AHEAD_MAX: i64 = 15_000;
+/// How much a [`Feed`] writes.
+#[derive(Clone, Copy)]
+pub struct Flow {
+    /// Clicks of a round.
+    clicks: usize,
+    /// Orders of a round.
+    orders: usize,
+    /// No more records are written while so many are not applied.
+    ahead_max: i64,
+}
+
+/// As much as is folded.
+pub const FLOOD: Flow = Flow {
+    clicks: 1_500,
+    orders: 150,
+    ahead_max: 15_000,
+};
+/// So that there is always something to fold, and little work.
+pub const TRICKLE: Flow = Flow {
+    clicks: 160,
+    orders: 64,
+    ahead_max: 1_000,
+};
+
 /// The longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
@@ -34,6 +53,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 pub struct Feed<'w> {
     world: &'w World,
     random: StdRng,
+    flow: Flow,
     /// Of a hundred records, how many are junk.
     junk: u32,
     appended: Cell<i64>,
@@ -43,9 +63,15 @@ pub struct Feed<'w> {
 impl<'w> Feed<'w> {
     /// Nothing is appended yet.
     pub fn new(world: &'w World, random: StdRng, junk: u32) -> Self {
+        Self::of(FLOOD, world, random, junk)
+    }
+
+    /// The same with another amount.
+    pub fn of(flow: Flow, world: &'w World, random: StdRng, junk: u32) -> Self {
         Self {
             world,
             random,
+            flow,
             junk,
             appended: Cell::new(0),
             stop: CancellationToken::new(),
@@ -62,7 +88,7 @@ impl<'w> Feed<'w> {
         let clicks = self.world.writer("clicks").await;
         let orders = self.world.writer("orders").await;
         while !self.stop.is_cancelled() {
-            let records = (0..CLICKS).map(|_| {
+            let records = (0..self.flow.clicks).map(|_| {
                 let partition = self.random.random_range(0..8);
                 if self.is_junk() {
                     return self.make_junk().into_partition(partition);
@@ -75,7 +101,7 @@ impl<'w> Feed<'w> {
             });
             let records: Vec<_> = records.collect();
             self.append("clicks", records).await;
-            let records = (0..ORDERS).map(|_| {
+            let records = (0..self.flow.orders).map(|_| {
                 let uid = format!("order-{}", self.random.random_range(0..20_000));
                 if self.is_junk() {
                     return self.make_junk().key(uid);
@@ -112,7 +138,7 @@ impl<'w> Feed<'w> {
 
     async fn not_too_far_ahead(&self) {
         while !self.stop.is_cancelled()
-            && self.appended.get() - self.world.applied().await > AHEAD_MAX
+            && self.appended.get() - self.world.applied().await > self.flow.ahead_max
         {
             tokio::time::sleep(PAUSE).await;
         }
@@ -191,30 +217,35 @@ impl Load {
         self.fates.lock().unwrap()
     }
 
-    /// How many are acknowledged.
-    pub fn acknowledged(&self) -> usize {
-        acknowledged(&self.so_far()).count()
-    }
-
     /// Waits until so many more are acknowledged.
     pub async fn acknowledged_more(&self, requests: usize) {
-        let wanted = self.acknowledged() + requests;
-        let what = format!("{wanted} requests are acknowledged");
-        eventually_within(RECOVERY, &what, async || {
-            (self.acknowledged() >= wanted).then_some(())
-        })
-        .await;
+        let acknowledged = |fate: &Fate| matches!(fate, Fate::Acknowledged(_));
+        self.more(requests, "acknowledged", acknowledged).await;
     }
 
     /// Waits until so many more are not acknowledged.
     pub async fn failed_more(&self, requests: usize) {
-        let failed = || {
-            let fates = self.so_far();
-            fates.len() - acknowledged(&fates).count()
-        };
-        let wanted = failed() + requests;
-        let what = format!("{wanted} requests are not acknowledged");
-        eventually_within(RECOVERY, &what, async || (failed() >= wanted).then_some(())).await;
+        let failed = |fate: &Fate| !matches!(fate, Fate::Acknowledged(_));
+        self.more(requests, "not acknowledged", failed).await;
+    }
+
+    /// Waits until so many more are certainly not on the log.
+    pub async fn not_applied_more(&self, requests: usize) {
+        let not_applied = |fate: &Fate| *fate == Fate::NotApplied;
+        self.more(requests, "not applied", not_applied).await;
+    }
+
+    /// Waits until so many more are maybe on the log.
+    pub async fn unknown_more(&self, requests: usize) {
+        let unknown = |fate: &Fate| *fate == Fate::Unknown;
+        self.more(requests, "unknown", unknown).await;
+    }
+
+    async fn more(&self, requests: usize, what: &str, is_it: impl Fn(&Fate) -> bool) {
+        let count = || self.so_far().values().filter(|fate| is_it(fate)).count();
+        let wanted = count() + requests;
+        let what = format!("{wanted} requests are {what}");
+        eventually_within(RECOVERY, &what, async || (count() >= wanted).then_some(())).await;
     }
 
     /// No more requests: waits for the answers.
@@ -274,13 +305,69 @@ impl Process {
     }
 }
 
-/// The clicks of each banner, as the tables have them.
+/// The clicks of each banner that came by the API, as the tables have them: those of a [`Feed`] are of 1970.
 pub async fn clicks_by_banner(world: &World) -> BTreeMap<i64, i64> {
     let rows = world
-        .sql("SELECT banner_id, sum(v)::bigint AS v FROM clicks.stats GROUP BY 1")
+        .sql("SELECT banner_id, sum(v)::bigint AS v FROM clicks.stats WHERE ts > '2020-01-01' GROUP BY 1")
         .await;
     let number = |row: &Value, name: &str| row[name].as_i64().unwrap();
     rows.iter()
         .map(|row| (number(row, "banner_id"), number(row, "v")))
         .collect()
+}
+
+/// The orders that a [`Load`] placed, by their numbers: partition and offset of their records.
+async fn orders_by_number(world: &World) -> BTreeMap<i64, (i64, i64)> {
+    let placed = r#"SELECT replace(order_uid, 'placed-', '')::bigint AS number, partition, "offset"
+        FROM orders.orders WHERE order_uid LIKE 'placed-%'"#;
+    let rows = world.sql(placed).await;
+    let number = |row: &Value, name: &str| row[name].as_i64().unwrap();
+    rows.iter()
+        .map(|row| {
+            (
+                number(row, "number"),
+                (number(row, "partition"), number(row, "offset")),
+            )
+        })
+        .collect()
+}
+
+/// Waits until all is folded, and asserts that the tables are what the log says and that the answers to requests told
+/// the truth about it.
+pub async fn answers_were_true(world: &World, clicks: &Fates, orders: &Fates) {
+    world.must_be_what_the_log_says().await;
+    must_be_true(clicks, &clicks_by_banner(world).await);
+    let placed = orders_by_number(world).await;
+    must_be_true(orders, &placed.keys().map(|number| (*number, 1)).collect());
+    for (number, fate) in orders {
+        if let Fate::Acknowledged(told) = fate {
+            let (partition, offset) = placed[number];
+            let position = format!("{}/{partition}@{offset}", world.topic("orders"));
+            // After a repetition the broker may not know it any more.
+            assert!(
+                told.is_empty() || *told == position,
+                "order {number} is at {position}, not at {told}"
+            );
+        }
+    }
+}
+
+/// What was acknowledged counts once, what was refused not at all, and what is unknown at most once.
+fn must_be_true(fates: &Fates, counted: &BTreeMap<i64, i64>) {
+    assert!(acknowledged(fates).next().is_some());
+    for number in counted.keys() {
+        assert!(fates.contains_key(number), "nobody asked for {number}");
+    }
+    for (number, fate) in fates {
+        let found = counted.get(number).copied().unwrap_or(0);
+        let is_true = match fate {
+            Fate::Acknowledged(_) => found == 1,
+            Fate::NotApplied => found == 0,
+            Fate::Unknown => found <= 1,
+        };
+        assert!(
+            is_true,
+            "request {number} is counted {found} times: {fate:?}"
+        );
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{faults, servers::servers_to_kill};
 use crate::{
     samples::{click, model},
-    world::{Process, Raw, World, avro::Writer, eventually},
+    world::{Raw, World, avro::Writer, eventually},
 };
 
 const CLICKS: &str = include_str!("../../../schemas/avro/clicks.avsc");
@@ -21,17 +21,6 @@ fn clicks_with(field: &str) -> Value {
 impl World {
     async fn register_with(&self, field: &str) -> Writer {
         self.register("clicks", &clicks_with(field)).await
-    }
-}
-
-impl Process {
-    /// Waits until it is not ready, with this among the reasons.
-    async fn not_ready_since(&self, reason: &str) {
-        eventually(&format!("it says {reason:?}"), async || {
-            let answer = self.get("/readyz").await;
-            (answer.status == 503 && answer.body.contains(reason)).then_some(())
-        })
-        .await;
     }
 }
 
@@ -81,6 +70,11 @@ async fn while_the_registry_is_dead_what_is_known_goes_on_and_the_rest_waits() {
     late.post("/v1/orders", &crate::samples::order("late"))
         .await
         .problem(503, "not_applied");
+    let stats = "/v1/banners/stats/1?from=2020-01-01T00:00:00Z&to=2100-01-01T00:00:00Z";
+    assert_eq!(late.get(stats).await.json()["stats"][0]["v"], 1);
+    let placed = model();
+    let uid = placed["order_uid"].as_str().unwrap();
+    assert_eq!(late.get(&format!("/order?uid={uid}")).await.json(), placed);
 
     let mut event = click(4, "2026-01-01T00:00:00Z");
     event["campaign"] = json!("spring");

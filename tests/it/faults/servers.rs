@@ -1,9 +1,9 @@
 //! Servers that a test may kill: a set of their own, one for all tests of a run, which take turns.
 
 use std::{
-    env,
+    env, fs,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::OnceLock,
 };
@@ -18,12 +18,17 @@ use crate::world::{Servers, process::forget_environment};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/servers");
 const DIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.servers/dist");
+/// The settings of the first ports of a set; its other two are those of [`Turn::proxied_kafka`].
 const PORTS: [&str; 4] = [
     "MILLRACE_KAFKA_PORT",
     "MILLRACE_KAFKA_CONTROLLER_PORT",
     "MILLRACE_REGISTRY_PORT",
     "MILLRACE_POSTGRES_PORT",
 ];
+
+/// What is left of a set when nobody writes to it any more: no server, no mount (see `disk`), no data.
+const BURIAL: &str =
+    r#"cat; "$0" stop --kill; umount --lazy "$MILLRACE_SERVERS_DIR"/*; "$0" clean"#;
 
 static TURNS: Mutex<()> = Mutex::const_new(());
 static SET: OnceLock<Set> = OnceLock::new();
@@ -48,12 +53,46 @@ pub async fn servers_to_kill() -> Turn {
 impl Turn {
     /// Where they are.
     pub fn servers(&self) -> Servers {
-        let [kafka, _, registry, postgres] = self.set.ports;
+        let [kafka, _, registry, postgres, ..] = self.set.ports;
         Servers {
             brokers: format!("127.0.0.1:{kafka}"),
             registry_url: format!("http://127.0.0.1:{registry}/apis/ccompat/v7"),
             postgres_url: format!("postgres://millrace@127.0.0.1:{postgres}/millrace"),
         }
+    }
+
+    /// For a proxy in front of Kafka: where it has to listen, since Kafka sends its clients there, and where Kafka is.
+    pub fn proxied_kafka(&self) -> [String; 2] {
+        let [.., proxy, proxied] = self.set.ports;
+        [proxy, proxied].map(|port| format!("127.0.0.1:{port}"))
+    }
+
+    /// Where a server has its data.
+    pub fn folder(&self, server: &str) -> PathBuf {
+        self.set.folder.join(server)
+    }
+
+    /// Makes a folder one in which Postgres can write.
+    pub fn give_to_postgres(&self, folder: &Path) {
+        let reference = format!("--reference={}", self.folder("postgres").display());
+        let given = Command::new("chown").arg(reference).arg(folder).status();
+        assert!(given.unwrap().success(), "chown {}", folder.display());
+    }
+
+    /// SIGSTOP: it stands still until what this gives is dropped. Not for Postgres, which has many processes.
+    pub fn pause(&self, server: &str) -> Paused {
+        let paused = Paused(self.pid(server));
+        paused.signal("-STOP");
+        paused
+    }
+
+    /// `kill -9` when what this gives is dropped, also by a test that fails.
+    pub fn kill_at_the_end(&self, server: &str) -> KilledAtTheEnd {
+        KilledAtTheEnd(self.set.folder.join("run").join(server))
+    }
+
+    fn pid(&self, server: &str) -> String {
+        pid(&self.set.folder.join("run").join(server))
     }
 
     /// `kill -9`: `kafka`, `registry` or `postgres`.
@@ -67,28 +106,64 @@ impl Turn {
     }
 }
 
+/// A server that stands still. Dropped, it goes on.
+pub struct Paused(String);
+
+impl Paused {
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0]).status();
+        assert!(sent.unwrap().success(), "{signal} to {}", self.0);
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+/// A server that has to be dead when this is dropped.
+pub struct KilledAtTheEnd(PathBuf);
+
+impl Drop for KilledAtTheEnd {
+    fn drop(&mut self) {
+        // Fails if it is dead already.
+        let _ = Command::new("kill").args(["-KILL", &pid(&self.0)]).status();
+    }
+}
+
+/// What a pid file says.
+fn pid(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
 /// Servers on ports of their own, with a folder of their own.
 pub struct Set {
     folder: PathBuf,
     brokers: u16,
-    /// As [`PORTS`]; of further brokers each has those two above the one before.
-    pub ports: [u16; 4],
+    /// Those of [`PORTS`], of further brokers each the two above the one before, and the two of a proxy.
+    pub ports: [u16; 6],
     /// Reads until this process has ended, however it ends; then it kills the servers and deletes their data.
     _undertaker: Child,
 }
 
 impl Set {
-    /// With one broker or three; nothing is started.
+    /// With one broker, to which a proxy leads as well, or three; nothing is started.
     pub fn new(brokers: u16) -> Self {
         let name = format!("faults-{}-{brokers}", process::id());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let first = free_ports(2 * brokers + 2);
+        let first = free_ports(2 * brokers + 4);
         let after = first + 2 * brokers;
-        let ports = [first, first + 1, after, after + 1];
+        let ports = [first, first + 1, after, after + 1, after + 2, after + 3];
+        if brokers == 1 {
+            fs::create_dir_all(folder.join("run")).unwrap();
+            fs::write(kafka_settings(&folder), second_listener(ports)).unwrap();
+        }
         let mut undertaker = Command::new("setsid");
         settings(&mut undertaker, &folder, brokers, ports);
         let undertaker = undertaker
-            .args(["sh", "-c", "cat; \"$0\" stop --kill; \"$0\" clean", SCRIPT])
+            .args(["sh", "-c", BURIAL, SCRIPT])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -103,13 +178,35 @@ impl Set {
     }
 }
 
-fn settings(command: &mut Command, folder: &PathBuf, brokers: u16, ports: [u16; 4]) {
+fn kafka_settings(folder: &Path) -> PathBuf {
+    folder.join("run/kafka.properties")
+}
+
+/// Kafka tells its clients where to connect, so a proxy needs a listener that is advertised as the proxy.
+fn second_listener([kafka, controller, _, _, proxy, proxied]: [u16; 6]) -> String {
+    let listeners = |third: u16| {
+        format!(
+            "PLAINTEXT://127.0.0.1:{kafka},CONTROLLER://127.0.0.1:{controller},PROXIED://127.0.0.1:{third}"
+        )
+    };
+    format!(
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
+         listeners={}\nadvertised.listeners={}\n",
+        listeners(proxied),
+        listeners(proxy)
+    )
+}
+
+fn settings(command: &mut Command, folder: &Path, brokers: u16, ports: [u16; 6]) {
     forget_environment(command);
     let dist = env::var("MILLRACE_DIST_DIR").unwrap_or_else(|_| DIST.to_owned());
     command
         .env("MILLRACE_DIST_DIR", dist)
         .env("MILLRACE_SERVERS_DIR", folder)
         .env("MILLRACE_BROKER_COUNT", brokers.to_string());
+    if brokers == 1 {
+        command.env("MILLRACE_KAFKA_SETTINGS", kafka_settings(folder));
+    }
     for (name, port) in PORTS.into_iter().zip(ports) {
         command.env(name, port.to_string());
     }
