@@ -94,10 +94,10 @@ async fn when_kafkas_disk_is_full_nothing_acknowledged_is_lost_and_all_goes_on_o
     let Some(disk) = SmallDisk::mount(&turn.folder("kafka"), "when_kafkas_disk_is_full") else {
         return;
     };
+    // It must not outlive its disk; the next turn finds the log that is below.
+    let _killed = turn.kill_at_the_end("kafka");
     turn.start("kafka").await;
     kafkas_disk_is_full(&turn, &disk).await;
-    // The next turn finds the log that is below this disk.
-    turn.kill("kafka").await;
 }
 
 async fn kafkas_disk_is_full(turn: &Turn, disk: &SmallDisk) {

@@ -81,11 +81,18 @@ impl Turn {
 
     /// SIGSTOP: it stands still until what this gives is dropped. Not for Postgres, which has many processes.
     pub fn pause(&self, server: &str) -> Paused {
-        let file = self.set.folder.join("run").join(server);
-        let file = fs::read_to_string(file).unwrap();
-        let paused = Paused(file.split(' ').next().unwrap().to_owned());
+        let paused = Paused(self.pid(server));
         paused.signal("-STOP");
         paused
+    }
+
+    /// `kill -9` when what this gives is dropped, also by a test that fails.
+    pub fn kill_at_the_end(&self, server: &str) -> KilledAtTheEnd {
+        KilledAtTheEnd(self.set.folder.join("run").join(server))
+    }
+
+    fn pid(&self, server: &str) -> String {
+        pid(&self.set.folder.join("run").join(server))
     }
 
     /// `kill -9`: `kafka`, `registry` or `postgres`.
@@ -113,6 +120,22 @@ impl Drop for Paused {
     fn drop(&mut self) {
         self.signal("-CONT");
     }
+}
+
+/// A server that has to be dead when this is dropped.
+pub struct KilledAtTheEnd(PathBuf);
+
+impl Drop for KilledAtTheEnd {
+    fn drop(&mut self) {
+        // Fails if it is dead already.
+        let _ = Command::new("kill").args(["-KILL", &pid(&self.0)]).status();
+    }
+}
+
+/// What a pid file says.
+fn pid(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Servers on ports of their own, with a folder of their own.
