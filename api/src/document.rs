@@ -28,7 +28,13 @@ static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
 /// What the document begins with; the routes add themselves.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Millrace", description = ABOUT, version = env!("CARGO_PKG_VERSION")),
+    info(
+        title = "Millrace",
+        description = ABOUT,
+        version = env!("CARGO_PKG_VERSION"),
+        // Without the identifier, which Swagger UI would make a link to another host.
+        license(name = "MIT OR Apache-2.0"),
+    ),
     servers((url = "/", description = "The process that serves this document.")),
     components(schemas(Problem, Position))
 )]

@@ -56,7 +56,7 @@ async fn alive() -> Json<Health> {
     })
 }
 
-/// The same as `/livez`
+/// The same as /livez
 #[utoipa::path(
     get, path = "/healthz", tag = "service",
     responses((status = 200, description = "It lives.", body = Health))
@@ -65,7 +65,7 @@ async fn healthz() -> Json<Health> {
     alive().await
 }
 
-/// The same as `/livez`, where the clients of the earlier click counter look
+/// The same as /livez, where the clients of the earlier click counter look
 #[utoipa::path(
     get, path = "/v1/healthcheck", tag = "service",
     responses((status = 200, description = "It lives.", body = Health))

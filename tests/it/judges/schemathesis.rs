@@ -28,6 +28,7 @@ async fn the_document_is_openapi() {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stderr, reason = "the seed repeats the run")]
 async fn every_answer_is_as_the_document_says() {
     let world = World::new("schemathesis").await;
     let mut run = world.start(["run"]).await;
