@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{PATIENCE, eventually};
+use crate::judges;
 
 /// `no-sandbox`: it could not be made by root, and what is loaded is our own.
 const FLAGS: [&str; 10] = [
@@ -57,10 +58,11 @@ impl Browser {
     /// # Panics
     /// If there is no Chromium.
     pub async fn open() -> Self {
+        let program = judges::path("chromium").await;
         let name = format!("chromium-{}", clock::event_id().simple());
         let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&profile).unwrap();
-        let (child, input, output) = launch(&profile);
+        let (child, input, output) = launch(&program, &profile);
         let mut browser = Self {
             child,
             input,
@@ -300,8 +302,7 @@ pub enum Key {
 }
 
 /// The shell gives Chromium the pipes as it wants them: it reads from 3 and writes to 4.
-fn launch(profile: &Path) -> (Child, ChildStdin, ChildStdout) {
-    let program = program();
+fn launch(program: &str, profile: &Path) -> (Child, ChildStdin, ChildStdout) {
     let mut child = Command::new("sh")
         .args(["-c", "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null", "sh"])
         .arg(program)
@@ -314,18 +315,6 @@ fn launch(profile: &Path) -> (Child, ChildStdin, ChildStdout) {
         .unwrap();
     let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     (child, input, output)
-}
-
-fn program() -> String {
-    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/tools");
-    let path = Command::new(tools).args(["path", "chromium"]).output();
-    let path = path.unwrap();
-    assert!(
-        path.status.success(),
-        "{}",
-        String::from_utf8_lossy(&path.stderr)
-    );
-    String::from_utf8(path.stdout).unwrap().trim().to_owned()
 }
 
 /// What a message complains of, if it does.
