@@ -6,6 +6,7 @@ use std::{
     env,
     fs::{self, File},
     io::Write,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
@@ -36,9 +37,9 @@ const FLAGS: [&str; 10] = [
     "--disable-component-update",
     "--no-first-run",
 ];
-/// How often an attempt to delete the profile is made, and how long after each other.
-const DELETIONS_MAX: usize = 200;
-const DELETE_EVERY: Duration = Duration::from_millis(10);
+/// How often it is seen whether all its processes are gone, and how long after each other.
+const LOOKS_MAX: usize = 200;
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A browser with one tab. End it with [`Browser::close`], which fails the test if the tab had anything to complain of.
 pub struct Browser {
@@ -311,6 +312,7 @@ fn launch(program: &str, profile: &Path) -> (Child, ChildStdin, ChildStdout) {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(profile.join("stderr")).unwrap())
+        .process_group(0)
         .spawn()
         .unwrap();
     let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -333,18 +335,22 @@ fn complaint(message: &Value) -> Option<String> {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its other processes end when it does, and write to the profile until then.
-        let _ = self.child.kill();
+        // Its other processes outlive it a little, and would write to the profile until then.
+        let group = format!("-{}", self.child.id());
+        let signal = |name| Command::new("kill").args([name, "--", &group]).output();
+        let _ = signal("-KILL");
         let _ = self.child.wait();
-        for _ in 0..DELETIONS_MAX {
-            if fs::remove_dir_all(&self.profile).is_ok() {
+        for _ in 0..LOOKS_MAX {
+            if signal("-0").is_ok_and(|output| !output.status.success()) {
                 break;
             }
-            thread::sleep(DELETE_EVERY);
+            thread::sleep(LOOK_EVERY);
         }
-        assert!(
-            self.is_closed || thread::panicking(),
-            "close the browser: complaints count"
-        );
+        let deleted = fs::remove_dir_all(&self.profile);
+        if thread::panicking() {
+            return;
+        }
+        assert!(self.is_closed, "close the browser: complaints count");
+        deleted.unwrap();
     }
 }
