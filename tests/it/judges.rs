@@ -22,7 +22,10 @@ async fn tool(name: &str) -> Command {
 }
 
 /// Where a tool is.
-async fn path(name: &str) -> String {
+///
+/// # Panics
+/// As [`tool`].
+pub async fn path(name: &str) -> String {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/tools"));
     command.args(["path", name]);
     let asked = run_to_end(command, "").await;

@@ -6,6 +6,7 @@ use std::{
     env,
     fs::{self, File},
     io::Write,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
@@ -21,6 +22,7 @@ use tokio::{
 };
 
 use super::{PATIENCE, eventually};
+use crate::judges;
 
 /// `no-sandbox`: it could not be made by root, and what is loaded is our own.
 const FLAGS: [&str; 10] = [
@@ -35,9 +37,9 @@ const FLAGS: [&str; 10] = [
     "--disable-component-update",
     "--no-first-run",
 ];
-/// How often an attempt to delete the profile is made, and how long after each other.
-const DELETIONS_MAX: usize = 200;
-const DELETE_EVERY: Duration = Duration::from_millis(10);
+/// How often it is seen whether all its processes are gone, and how long after each other.
+const LOOKS_MAX: usize = 200;
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A browser with one tab. End it with [`Browser::close`], which fails the test if the tab had anything to complain of.
 pub struct Browser {
@@ -57,10 +59,11 @@ impl Browser {
     /// # Panics
     /// If there is no Chromium.
     pub async fn open() -> Self {
+        let program = judges::path("chromium").await;
         let name = format!("chromium-{}", clock::event_id().simple());
         let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&profile).unwrap();
-        let (child, input, output) = launch(&profile);
+        let (child, input, output) = launch(&program, &profile);
         let mut browser = Self {
             child,
             input,
@@ -300,8 +303,7 @@ pub enum Key {
 }
 
 /// The shell gives Chromium the pipes as it wants them: it reads from 3 and writes to 4.
-fn launch(profile: &Path) -> (Child, ChildStdin, ChildStdout) {
-    let program = program();
+fn launch(program: &str, profile: &Path) -> (Child, ChildStdin, ChildStdout) {
     let mut child = Command::new("sh")
         .args(["-c", "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null", "sh"])
         .arg(program)
@@ -310,22 +312,11 @@ fn launch(profile: &Path) -> (Child, ChildStdin, ChildStdout) {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(profile.join("stderr")).unwrap())
+        .process_group(0)
         .spawn()
         .unwrap();
     let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     (child, input, output)
-}
-
-fn program() -> String {
-    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/tools");
-    let path = Command::new(tools).args(["path", "chromium"]).output();
-    let path = path.unwrap();
-    assert!(
-        path.status.success(),
-        "{}",
-        String::from_utf8_lossy(&path.stderr)
-    );
-    String::from_utf8(path.stdout).unwrap().trim().to_owned()
 }
 
 /// What a message complains of, if it does.
@@ -344,18 +335,22 @@ fn complaint(message: &Value) -> Option<String> {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its other processes end when it does, and write to the profile until then.
-        let _ = self.child.kill();
+        // Its other processes outlive it a little, and would write to the profile until then.
+        let group = format!("-{}", self.child.id());
+        let signal = |name| Command::new("kill").args([name, "--", &group]).output();
+        let _ = signal("-KILL");
         let _ = self.child.wait();
-        for _ in 0..DELETIONS_MAX {
-            if fs::remove_dir_all(&self.profile).is_ok() {
+        for _ in 0..LOOKS_MAX {
+            if signal("-0").is_ok_and(|output| !output.status.success()) {
                 break;
             }
-            thread::sleep(DELETE_EVERY);
+            thread::sleep(LOOK_EVERY);
         }
-        assert!(
-            self.is_closed || thread::panicking(),
-            "close the browser: complaints count"
-        );
+        let deleted = fs::remove_dir_all(&self.profile);
+        if thread::panicking() {
+            return;
+        }
+        assert!(self.is_closed, "close the browser: complaints count");
+        deleted.unwrap();
     }
 }
