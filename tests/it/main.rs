@@ -19,4 +19,5 @@ mod positions;
 mod reference;
 mod samples;
 mod server;
+mod together;
 mod world;

@@ -173,10 +173,19 @@ async fn a_batch_of_none_is_done() {
 #[test]
 fn the_operators_settings_go_through_but_promises_stay() {
     let broker = MockBroker::start(TOPIC, 1);
-    let appender = appender(&broker.kafka(&["linger.ms=7", "acks=1"]));
-    let set = |key| appender.config.get(key).unwrap().to_owned();
-    assert_eq!((set("linger.ms"), set("acks")), ("7".into(), "all".into()));
-    assert_eq!(set("message.timeout.ms"), "5000");
+    let appender = appender(&broker.kafka(&["linger.ms=7", "acks=1", "enable.idempotence=false"]));
+    // What the client goes by in the end, whether it was set or is a default.
+    let config = appender.config.create_native_config().unwrap();
+    let set = |key| config.get(key).unwrap();
+    assert_eq!(
+        (set("linger.ms"), set("message.timeout.ms")),
+        ("7".into(), "5000".into())
+    );
+    // librdkafka's name for all.
+    assert_eq!(
+        (set("acks"), set("enable.idempotence")),
+        ("-1".into(), "true".into())
+    );
 }
 
 #[test]
