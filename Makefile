@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-SCRIPTS := $(wildcard docker/servers docker/test docker/story docker/demo .ci/run)
+SCRIPTS := $(wildcard docker/servers docker/test docker/bugs docker/story docker/demo .ci/run)
 
 .PHONY: help
 help: ## list the targets
@@ -40,17 +40,21 @@ demo: ## set everything up and show it working
 # ---- changing ----
 
 .PHONY: check
-check: fmt clippy doc deny shellcheck compatibility ## everything that needs no server: format, lints, docs, licences, schemas
+check: fmt clippy doc deny shellcheck compatibility bugs ## everything that needs no server: format, lints, docs, licences, schemas
 
 .PHONY: test
 test: ## all tests, against servers of their own
 	docker/test
 
+.PHONY: test-bugs
+test-bugs: ## seed each bug of tests/bugs and show which test catches it: an hour
+	docker/bugs
+
 .PHONY: story
 story: ## print a domain's files in reading order: make story d=orders
 	@docker/story $(d)
 
-.PHONY: fmt clippy doc deny shellcheck compatibility
+.PHONY: fmt clippy doc deny shellcheck compatibility bugs
 fmt:
 	cargo fmt --all --check
 
@@ -71,3 +75,6 @@ shellcheck:
 
 compatibility:
 	cargo test -p schemas --test compatibility --locked
+
+bugs:
+	docker/bugs --check
