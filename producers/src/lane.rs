@@ -378,7 +378,8 @@ mod tests {
             .append(&click(0), &crate::writer::Context::default())
             .await
             .unwrap();
-        for _ in 0..3 {
+        // However many requests these records are spread over.
+        for _ in 0..40 {
             broker.acknowledge_after(LONG);
         }
         let lane = Arc::new(Lane::new(writer, Position::clone));
