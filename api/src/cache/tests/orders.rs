@@ -322,13 +322,16 @@ async fn what_was_read_across_a_stop_is_not_kept() {
     }
 }
 
-/// A value that does something when it is looked at: when it is cloned for the first time.
-struct Watched(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+/// What happens when a value is looked at.
+type Happening = Box<dyn FnOnce() + Send>;
+
+/// A value that lets something happen when it is looked at, once: that is, cloned.
+struct Watched(Arc<Mutex<Option<Happening>>>);
 
 impl Clone for Watched {
     fn clone(&self) -> Self {
-        let look = self.0.lock().unwrap().take();
-        look.into_iter().for_each(|look| look());
+        let happening = self.0.lock().unwrap().take();
+        happening.into_iter().for_each(|happen| happen());
         Self(Arc::clone(&self.0))
     }
 }
