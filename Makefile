@@ -47,7 +47,7 @@ test: ## all tests, against servers of their own
 	docker/test
 
 .PHONY: test-bugs
-test-bugs: ## seed each bug of tests/bugs and show which test catches it: an hour
+test-bugs: ## seed each bug of tests/bugs and show which test catches it: half an hour
 	docker/bugs
 
 .PHONY: story
