@@ -9,7 +9,7 @@ ifeq ($(origin BROKERS),command line)
 export MILLRACE_BROKER_COUNT := $(BROKERS)
 endif
 
-SCRIPTS := $(wildcard docker/servers docker/tools docker/test docker/story docker/demo docker/versions .ci/run)
+SCRIPTS := $(wildcard docker/servers docker/tools docker/test docker/story docker/demo docker/bugs docker/versions .ci/run)
 
 .PHONY: help
 help: ## list the targets
@@ -45,7 +45,7 @@ demo: ## set everything up and show it working
 # ---- changing ----
 
 .PHONY: check
-check: fmt clippy doc deny shellcheck versions compatibility ## everything that needs no server: format, lints, docs, licences, versions, schemas
+check: fmt clippy doc deny shellcheck versions compatibility bugs ## what needs no server: format, lints, docs, licences, versions, schemas
 
 .PHONY: test
 test: ## all tests, against servers of their own
@@ -62,11 +62,15 @@ bench: ## measure beside the limits of this machine: BENCH=clicks,orders picks r
 test-faults: ## the fault tests at length: MILLRACE_FAULTS sets how often, MILLRACE_SEED repeats a run
 	MILLRACE_FAULTS=$${MILLRACE_FAULTS:-10} docker/test --test it -- faults::
 
+.PHONY: test-bugs
+test-bugs: ## seed each bug of tests/bugs and show which test catches it: half an hour
+	docker/bugs
+
 .PHONY: story
 story: ## print a domain's files in reading order: make story d=orders
 	@docker/story $(d)
 
-.PHONY: fmt clippy doc deny shellcheck versions compatibility
+.PHONY: fmt clippy doc deny shellcheck versions compatibility bugs
 fmt:
 	cargo fmt --all --check
 
@@ -90,3 +94,6 @@ versions:
 
 compatibility:
 	cargo test -p schemas --test compatibility --locked
+
+bugs:
+	docker/bugs --check

@@ -283,6 +283,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_when_the_lane_is_told_to_stop_is_sent() {
+        /// Whether it sees first that something waits or that it has to stop is chance.
+        const TIMES: i64 = 40;
+        let broker = MockBroker::start("clicks", 8);
+        let writer = writer(&broker, &[PATIENT]);
+        for banner in 0..TIMES {
+            let lane = Arc::new(Lane::new(Arc::clone(&writer), Position::clone));
+            let waiting = begin(&lane, click(banner)).expect("accepted");
+            run(&lane).await;
+            assert!(waiting.await.is_ok(), "click {banner}");
+        }
+        assert!(banners(&broker).into_iter().eq(0..TIMES));
+    }
+
+    #[tokio::test]
     async fn who_waits_in_a_lane_that_is_aborted_was_not_written() {
         let broker = MockBroker::start("clicks", 8);
         let lane = Arc::new(Lane::new(writer(&broker, &[]), Position::clone));
@@ -363,7 +378,8 @@ mod tests {
             .append(&click(0), &crate::writer::Context::default())
             .await
             .unwrap();
-        for _ in 0..3 {
+        // However many requests these records are spread over.
+        for _ in 0..40 {
             broker.acknowledge_after(LONG);
         }
         let lane = Arc::new(Lane::new(writer, Position::clone));

@@ -301,6 +301,31 @@ async fn records_of_another_version_of_the_schema_are_read_by_this_one() {
 }
 
 #[tokio::test]
+async fn an_id_that_gets_a_meaning_later_is_read_from_then_on() {
+    let world = World::new("later").await;
+    let _process = world.start(["process", "--only", "clicks"]).await;
+    let mut schema: Value =
+        serde_json::from_str(include_str!("../../schemas/avro/clicks.avsc")).unwrap();
+    let campaign = json!({ "name": "campaign", "type": "string", "default": "" });
+    schema["fields"].as_array_mut().unwrap().push(campaign);
+    // A schema has one id, under however many subjects it is registered.
+    let elsewhere = world.register("elsewhere", &schema).await;
+    let mut event = click(7, "2024-01-01T10:00:00Z");
+    event["campaign"] = json!("spring");
+    let record = Raw::value(elsewhere.value(&event)).into_partition(0);
+    world.append_raw("clicks", record.clone()).await;
+    world.caught_up("clicks").await;
+    let here = world.register("clicks", &schema).await;
+    assert_eq!(here.id, elsewhere.id);
+    world.append_raw("clicks", record).await;
+    world.caught_up("clicks").await;
+    let letters = dead_letters(&world, "clicks").await;
+    assert_eq!(letters, [(0, 0, "foreign_schema".to_owned())]);
+    let rows = world.sql("SELECT v FROM clicks.stats").await;
+    assert_eq!(rows, [json!({ "v": 1 })]);
+}
+
+#[tokio::test]
 async fn a_cache_keeps_to_the_same_rules_as_the_tables() {
     let world = World::new("rules").await;
     let run = world.start(["run"]).await;

@@ -24,5 +24,6 @@ mod positions;
 mod reference;
 mod samples;
 mod server;
+mod together;
 mod traces;
 mod world;

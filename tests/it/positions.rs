@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    samples::order,
-    world::{Process, World, http::MIN_POSITION},
+    samples::{click, order},
+    world::{Process, Raw, World, http::MIN_POSITION},
 };
 
 const STATS: &str = "/v1/banners/stats/1?from=2024-01-01T00:00:00Z&to=2024-01-02T00:00:00Z";
@@ -106,6 +106,26 @@ async fn a_position_that_nobody_folds_ends_the_wait_in_time() {
             .status,
         200
     );
+}
+
+#[tokio::test]
+async fn a_position_is_reached_once_its_record_is_counted_and_not_before() {
+    let world = World::new("next").await;
+    let mut fold = world.start(["process", "--only", "clicks"]).await;
+    let clicked = click(1, "2024-01-01T10:00:00Z");
+    let value = world.writer("clicks").await.value(&clicked);
+    let record = Raw::value(value).into_partition(0);
+    world.append_raw("clicks", record.clone()).await;
+    world.caught_up("clicks").await;
+    fold.terminate().await;
+    world.append_raw("clicks", record).await;
+    let mut api = world.spawn(&["api"], &[("MILLRACE_WAIT_MS", "300")]);
+    api.ready().await;
+    let at = |offset: i64| format!("{}/0@{offset}", world.topic("clicks"));
+    let counted = api.get_at(STATS, &at(0)).await.json();
+    assert_eq!(counted["stats"][0]["v"], 1);
+    let next = api.get_at(STATS, &at(1)).await;
+    next.problem(503, "not_caught_up");
 }
 
 #[tokio::test]

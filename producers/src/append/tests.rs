@@ -126,7 +126,8 @@ async fn what_was_written_without_an_acknowledgement_is_unknown() {
     let broker = MockBroker::start(TOPIC, 1);
     let appender = appender(&broker.kafka(&["message.timeout.ms=1500", "request.timeout.ms=1000"]));
     assert_eq!(append_one(&appender, b"before").await.last, [(0, 0)]);
-    for _ in 0..3 {
+    // However many requests these records are spread over.
+    for _ in 0..20 {
         broker.acknowledge_after(LONG);
     }
     let outcome = append(&appender, &numbered(0..5)).outcome().await;
@@ -187,9 +188,16 @@ async fn a_batch_of_none_is_done() {
 #[test]
 fn the_operators_settings_go_through_but_promises_stay() {
     let broker = MockBroker::start(TOPIC, 1);
-    let appender = appender(&broker.kafka(&["linger.ms=7", "acks=1"]));
-    let set = |key| appender.config.get(key).unwrap().to_owned();
-    assert_eq!((set("linger.ms"), set("acks")), ("7".into(), "all".into()));
+    let appender = appender(&broker.kafka(&["linger.ms=7", "acks=1", "enable.idempotence=false"]));
+    // What the client goes by in the end, whether it was set or is a default.
+    let config = appender.config.create_native_config().unwrap();
+    let set = |key| config.get(key).unwrap();
+    assert_eq!(set("linger.ms"), "7");
+    // librdkafka's name for all.
+    assert_eq!(
+        (set("acks"), set("enable.idempotence")),
+        ("-1".into(), "true".into())
+    );
     // The limit is ours: that of librdkafka is out of reach.
     assert_eq!(appender.patience.0, Duration::from_secs(5));
     assert_eq!(set("message.timeout.ms"), "65000");

@@ -8,6 +8,7 @@ use schemas::{
     codec::{DecodeError, Decoder, LearnError},
     event::{Event, Fault},
     orders::OrderPlaced,
+    registry::Registry,
     topics::{Compatibility, Topic},
 };
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,21 @@ fn an_id_of_another_subject_and_an_id_of_nothing_are_told_apart() {
     assert_eq!(decode(2), foreign(2));
     assert_eq!(decode(3), foreign(3));
     assert_eq!(decode(4), DecodeError::NotLearned(4));
+}
+
+#[tokio::test]
+async fn no_answer_of_the_registry_says_nothing_of_an_id() {
+    // Nobody listens on the port of a socket that is closed again.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr());
+    let away = Registry::new(&format!("http://{}", port.unwrap())).unwrap();
+    let mut decoder = Decoder::<BannerClicked>::new("clicks");
+    let learned = decoder.learn(&away, OTHER).await;
+    assert!(
+        matches!(learned, Err(LearnError::Registry(_))),
+        "{learned:?}"
+    );
+    let decoded = decoder.decode(&frame(OTHER)).unwrap_err();
+    assert_eq!(decoded, DecodeError::NotLearned(OTHER));
 }
 
 #[test]

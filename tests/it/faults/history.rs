@@ -56,6 +56,33 @@ async fn a_log_that_lost_records_halts_its_projection_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_registry_that_says_something_else_of_an_id_halts_the_projection_and_says_so() {
+    let world = World::new("fingerprint").await;
+    let value = world
+        .writer("clicks")
+        .await
+        .value(&click(7, "2026-01-01T00:00:00Z"));
+    let record = Raw::value(value).into_partition(0);
+    world.append_raw("clicks", record.clone()).await;
+    let mut run = world.start(["run"]).await;
+    world.caught_up("clicks").await;
+    run.terminate().await;
+    // As if another schema had been met under this id.
+    let other = "UPDATE millrace.schema_ids SET fingerprint = 'another'";
+    world.execute(other).await;
+    world.append_raw("clicks", record).await;
+    let mut run = world.spawn(&["run"], &[]);
+    let why = run.halted("fold clicks").await;
+    assert!(why.contains("MILLRACE_REGISTRY_URL"), "{why}");
+    let rows = world.sql("SELECT v FROM clicks.stats").await;
+    assert_eq!(
+        rows[0]["v"], 1,
+        "read with a schema that may be the wrong one"
+    );
+    run.terminate().await;
+}
+
+#[tokio::test]
 async fn another_topic_prefix_on_the_same_database_halts_and_says_what_to_do() {
     let world = World::new("prefix").await;
     let mut run = world.start(["run"]).await;

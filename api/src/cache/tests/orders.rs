@@ -321,3 +321,65 @@ async fn what_was_read_across_a_stop_is_not_kept() {
         }
     }
 }
+
+/// What happens when a value is looked at.
+type Happening = Box<dyn FnOnce() + Send>;
+
+/// A value that lets something happen when it is looked at, once: that is, cloned.
+struct Watched(Arc<Mutex<Option<Happening>>>);
+
+impl Clone for Watched {
+    fn clone(&self) -> Self {
+        let happening = self.0.lock().unwrap().take();
+        happening.into_iter().for_each(|happen| happen());
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl Weight for Watched {
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_comes_just_before_the_placeholder_is_not_overlooked() {
+    let cache = Arc::new(cache::<Watched>(1));
+    cache.start(0, 1);
+    let looked_at = Arc::new(Mutex::new(None));
+    // An entry of an earlier life: a miss looks at it, and then puts its placeholder.
+    let old = || async { Ok((Some(Watched(Arc::clone(&looked_at))), 1)) };
+    cache.get(wanted("ann"), old).await.unwrap();
+    cache.life.fetch_add(1, Ordering::SeqCst);
+    let tail = Arc::clone(&cache);
+    *looked_at.lock().unwrap() = Some(Box::new(move || {
+        tail.begin("ann", 0, 1);
+        tail.observe("ann", 1, |value| value);
+        tail.pass(std::iter::once((0, 2)));
+    }));
+    // The projection has not come to this record.
+    let before = || async { Ok((None, 1)) };
+    cache.get(wanted("ann"), before).await.unwrap();
+    assert!(looked_at.lock().unwrap().is_none(), "the record came");
+    assert!(kept(&cache, "ann").is_none(), "the state before it is kept");
+}
+
+#[test]
+fn an_answer_is_kept_in_its_own_placeholder_alone() {
+    let cache = cache::<Version>(1);
+    cache.start(0, 0);
+    let claim = || match cache.claim("ann") {
+        Claim::Mine(placeholder) => placeholder,
+        _ => panic!("somebody else reads"),
+    };
+    let first = claim();
+    // Thrown out for want of room: so the tail does not meet it.
+    cache.entries.invalidate("ann");
+    assert!(!cache.begin("ann", 0, 0));
+    let second = claim();
+    first.keep(&None, 0);
+    assert!(kept(&cache, "ann").is_none(), "the state before the record");
+    drop(first);
+    second.keep(&Some(Version(1)), 1);
+    assert_eq!(kept(&cache, "ann"), Some(Some(Version(1))));
+}
