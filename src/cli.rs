@@ -247,7 +247,7 @@ pub struct LagArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Prints JSON, for programs: an object a line, with check, verdict, found and advice.
+    /// Prints JSON, for programs: an object a line, with check, verdict and found.
     #[arg(long)]
     pub json: bool,
 }

@@ -32,6 +32,7 @@ use crate::{
     observer,
     positions::{self, LogEnds},
     tail,
+    trace::Failures,
 };
 
 /// How long a query waits for a connection.
@@ -81,6 +82,8 @@ pub struct App {
     pub topics: Checker,
     /// What is counted.
     pub metrics: ApiMetrics,
+    /// Keeps the log of failed requests short.
+    pub failures: Arc<Failures>,
     /// All counters of the process.
     pub registry: MetricsRegistry,
     appender: Arc<Appender>,
@@ -150,6 +153,7 @@ impl App {
             log_ends: LogEnds::new(&services.kafka)?,
             topics: Checker::new(&services.kafka)?,
             metrics,
+            failures: Arc::default(),
             registry,
             appender,
             click_writer,

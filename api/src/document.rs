@@ -153,13 +153,13 @@ pub fn outside() -> [(String, RefOr<Response>); 2] {
 fn answer(reasons: &[Reason]) -> Value {
     let lines = reasons
         .iter()
-        .map(|reason| format!("* `{}`: {}", name(*reason), about(*reason)));
+        .map(|reason| format!("* `{}`: {}", reason.name(), about(*reason)));
     let description = lines.collect::<Vec<_>>().join("\n");
     let mut headers =
         json!({"Cache-Control": {"schema": {"type": "string", "enum": ["no-store"]}}});
     if reasons.iter().any(|reason| reason.passes()) {
         headers["Retry-After"] = json!({
-            "description": "After so many seconds it may be tried again; not with `outcome_unknown`.",
+            "description": "After so many seconds it may be tried again; not with `outcome_unknown` or `timeout`.",
             "schema": {"type": "integer", "minimum": 1},
         });
     }
@@ -185,11 +185,6 @@ fn answer(reasons: &[Reason]) -> Value {
             "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},
         }},
     })
-}
-
-fn name(reason: Reason) -> String {
-    let name = json!(reason);
-    name.as_str().unwrap_or_default().to_owned()
 }
 
 /// What a reason means to a caller.

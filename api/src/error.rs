@@ -8,7 +8,6 @@ use axum::{
 use producers::writer::AppendError;
 use schemas::event::Fault;
 use serde::Serialize;
-use tracing::warn;
 use utoipa::ToSchema;
 
 use crate::{cache::GetError, trace};
@@ -92,7 +91,8 @@ impl Reason {
 
     /// Whether `Retry-After` tells to send it again.
     pub fn passes(self) -> bool {
-        self.status() == StatusCode::SERVICE_UNAVAILABLE && self != Self::OutcomeUnknown
+        let is_in_doubt = matches!(self, Self::OutcomeUnknown | Self::Timeout);
+        self.status() == StatusCode::SERVICE_UNAVAILABLE && !is_in_doubt
     }
 }
 
@@ -134,7 +134,12 @@ pub struct ApiError {
     reason: Reason,
     detail: String,
     faults: Vec<Fault>,
+    cause: Option<Cause>,
 }
+
+/// Why a request failed, for the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause(pub(crate) String);
 
 impl ApiError {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
@@ -142,6 +147,7 @@ impl ApiError {
             reason,
             detail: detail.into(),
             faults: Vec::new(),
+            cause: None,
         }
     }
 
@@ -241,11 +247,15 @@ impl From<GetError> for ApiError {
 impl ApiError {
     /// 503 or 500 for a failed query.
     pub fn from_sqlx(error: &sqlx::Error) -> Self {
-        warn!(%error, "a query failed");
-        if projections::db::is_transient(error) {
-            return Self::no_database();
+        let failed = if projections::db::is_transient(error) {
+            Self::no_database()
+        } else {
+            Self::internal()
+        };
+        Self {
+            cause: Some(Cause(error.to_string())),
+            ..failed
         }
-        Self::internal()
     }
 }
 
@@ -263,6 +273,9 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(problem)).into_response();
         // For whoever counts them.
         response.extensions_mut().insert(self.reason);
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -16,6 +16,7 @@ use schemas::{
 };
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use utoipa::{
     IntoParams,
     openapi::path::{Parameter, ParameterIn},
@@ -185,7 +186,9 @@ impl LogEnds {
             while consumer.poll(Duration::ZERO).is_some() {}
             answer
         };
-        let answer = tokio::task::spawn_blocking(ask).await.ok()?;
+        // Who gives up takes back the question, if it still waits for a thread.
+        let asked = AbortOnDropHandle::new(tokio::task::spawn_blocking(ask));
+        let answer = asked.await.ok()?;
         answer.ok().map(|(_, end)| end)
     }
 }

@@ -45,6 +45,8 @@ const DRAIN: Duration = Duration::from_secs(6);
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// A peer that takes nothing of its answer for so long has gone.
 const UNTAKEN_MAX: Duration = Duration::from_secs(30);
+/// Threads of each thread that serves, for questions to Kafka's client that it answers only when it can.
+const BLOCKING_MAX: usize = 8;
 /// Files that the process needs beside its callers' connections: to Kafka, the registry and Postgres, and for itself.
 const FILES_OF_OUR_OWN: usize = 256;
 
@@ -150,6 +152,7 @@ impl Thread {
         let _stop_all = self.stop.clone().drop_guard();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .max_blocking_threads(BLOCKING_MAX)
             .build()?;
         runtime.block_on(self.serve())
     }

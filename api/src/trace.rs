@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument, Level, Span, debug, error_span, instrument::Instrumented, warn};
 
 use crate::{
-    error::Reason,
+    error::{Cause, Reason},
     metrics::{ApiMetrics, UNMATCHED},
     routes::clicks,
 };
@@ -61,16 +61,13 @@ pub struct Follow(Arc<Shared>);
 /// Shared, so that a request costs one count of references.
 struct Shared {
     metrics: ApiMetrics,
-    failures: Failures,
+    failures: Arc<Failures>,
 }
 
 impl Follow {
     /// Counts here what it sees.
-    pub fn new(metrics: ApiMetrics) -> Self {
-        Self(Arc::new(Shared {
-            metrics,
-            failures: Failures::default(),
-        }))
+    pub fn new(metrics: ApiMetrics, failures: Arc<Failures>) -> Self {
+        Self(Arc::new(Shared { metrics, failures }))
     }
 }
 
@@ -181,7 +178,7 @@ impl<F> Answering<F> {
             metrics.refusals.get_or_create(&label).inc();
         }
         if status.is_server_error() {
-            self.log_failure(status.as_u16(), took);
+            self.log_failure(response, took);
         } else {
             let (method, path, status) = (&self.method, self.path(), status.as_u16());
             debug!(%method, path, status, ms = ms(took), "answered a request");
@@ -194,13 +191,14 @@ impl<F> Answering<F> {
         });
     }
 
-    fn log_failure(&self, status: u16, took: Duration) {
+    fn log_failure(&self, response: &Response, took: Duration) {
         let Some(left_out) = self.follow.0.failures.count(Instant::now()) else {
             return;
         };
         let log = || {
-            let (method, path) = (&self.method, self.path());
-            warn!(%method, path, status, ms = ms(took), left_out, "a request failed");
+            let (method, path, status) = (&self.method, self.path(), response.status().as_u16());
+            let cause = response.extensions().get::<Cause>().map(|cause| &*cause.0);
+            warn!(%method, path, status, cause, ms = ms(took), left_out, "a request failed");
         };
         if Span::current().is_none() {
             return span(&current()).in_scope(log);
@@ -214,9 +212,9 @@ fn ms(took: Duration) -> f64 {
     took.as_micros() as f64 / 1e3
 }
 
-/// The failures of this second.
+/// The failures of this second, in all threads.
 #[derive(Default)]
-struct Failures(Mutex<Option<(Instant, u32)>>);
+pub struct Failures(Mutex<Option<(Instant, u32)>>);
 
 impl Failures {
     /// Whether one more is to be logged, and if so, how many were left out before it.

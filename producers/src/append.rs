@@ -38,7 +38,7 @@ const QUEUE_RECORDS_MAX: &str = "500000";
 const QUEUE_KBYTES_MAX: &str = "262144";
 /// How often a closing appender looks whether its last acknowledgements have come.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
-/// For how long a producer that died may still report what became of its records.
+/// For how long a producer that died may still report what became of its records, at least.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What the records of an appender are for.
@@ -155,7 +155,9 @@ impl Appender {
                 break;
             }
         }
-        lifetime.waiting.add(Arc::clone(&batch));
+        if refused < batch.records() {
+            lifetime.waiting.add(Arc::clone(&batch));
+        }
         batch.decided(refused + HANDING_OVER, &self.metrics);
         Pending(outcome)
     }
@@ -201,7 +203,8 @@ impl Appender {
                 let dead = self.current.swap(lifetime);
                 self.metrics.replaced.inc();
                 info!("replaced a producer that had died or been given up");
-                std::thread::spawn(move || Lifetime::bury(dead));
+                let patience = self.patience.0;
+                std::thread::spawn(move || Lifetime::bury(dead, patience));
             }
             Err(failure) => error!(error = %failure, "cannot make a new producer"),
         }
@@ -263,8 +266,8 @@ impl Lifetime {
 
     /// Drops a dead producer once nobody hands anything to it any more and it has reported on all it had; what it
     /// still holds then is purged, and reported so. Dropping takes up to half a second.
-    fn bury(dead: Arc<Self>) {
-        let until = Instant::now() + LAST_WORDS;
+    fn bury(dead: Arc<Self>, patience: Duration) {
+        let until = Instant::now() + patience.max(LAST_WORDS);
         while Arc::strong_count(&dead) > 1
             || (dead.producer.in_flight_count() > 0 && Instant::now() < until)
         {

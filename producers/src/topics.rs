@@ -311,7 +311,11 @@ async fn usual_replicas(
     let by_default = found
         .and_then(|(_, value)| value.parse().ok())
         .unwrap_or(1_usize);
-    Ok(by_default.max(brokers.len().min(REPLICAS_SAFE)))
+    // Two brokers may be three of which one is away: what is made now would stay at two.
+    if brokers.len() < REPLICAS_SAFE {
+        return Ok(by_default);
+    }
+    Ok(by_default.max(REPLICAS_SAFE))
 }
 
 /// The settings of a topic or a broker, by name.

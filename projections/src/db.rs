@@ -24,7 +24,11 @@ const ONE_OFF_SETTINGS: [(&str, &str); 3] = [
     // Pinned: a user may have the name of one of our schemas, which would come first then.
     ("search_path", "public"),
 ];
-const QUERY_SETTINGS: [(&str, &str); 1] = [("statement_timeout", "10s")];
+const QUERY_SETTINGS: [(&str, &str); 2] = [
+    ("statement_timeout", "10s"),
+    // Otherwise Postgres works on for somebody who has gone.
+    ("client_connection_check_interval", "1s"),
+];
 
 /// A database address that cannot be used.
 #[derive(Debug, thiserror::Error)]

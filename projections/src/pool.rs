@@ -1,56 +1,88 @@
 //! Connections for queries, shared by many. A server that has gone silent, as a machine without power does, must not
-//! keep them for longer than the queries that wait for it.
+//! keep them for longer than the queries that wait for it: sqlx's own pool asks a connection that comes back whether it
+//! is well, and waits for the answer without limit.
 
 use std::{
     ops::{Deref, DerefMut},
     time::Duration,
 };
 
-use sqlx::{
-    Connection, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use deadpool::{
+    Runtime,
+    managed::{self, Metrics, Object, PoolError, RecycleResult},
 };
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::{runtime::Handle, time::timeout};
 
 /// A connection that was not used for so long is tried before it is used.
 const AT_REST: Duration = Duration::from_secs(1);
+/// How long it may take to answer then.
+const TRIAL_MAX: Duration = Duration::from_millis(250);
+/// How long a query that nobody waits for any more keeps its place in the pool: Postgres does not know that it was given
+/// up, and others in its place would be too many for it.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A pool of connections.
 #[derive(Debug, Clone)]
-pub struct Pool(PgPool);
+pub struct Pool {
+    connections: managed::Pool<Connections>,
+    borrow_timeout: Duration,
+}
 
-/// A connection on loan. Unless it is given back, it is closed: its query may never end.
+/// Makes connections, and tries those that were at rest.
 #[derive(Debug)]
+struct Connections(PgConnectOptions);
+
+impl managed::Manager for Connections {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> sqlx::Result<PgConnection> {
+        self.0.connect().await
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut PgConnection,
+        metrics: &Metrics,
+    ) -> RecycleResult<sqlx::Error> {
+        if metrics.last_used() >= AT_REST {
+            connection.ping().await?;
+        }
+        Ok(())
+    }
+}
+
+/// A connection on loan. Unless it is given back, it is closed if its query does not end soon.
 #[must_use]
 pub struct Loan {
-    connection: PoolConnection<Postgres>,
+    /// `None` only while it is dropped.
+    connection: Option<Object<Connections>>,
     is_given_back: bool,
 }
 
 impl Pool {
-    /// A pool that connects when first used. `acquire_timeout` bounds the wait for a connection.
+    /// A pool that connects when first used. `borrow_timeout` bounds the wait for a connection.
     pub(crate) fn new(
         options: PgConnectOptions,
         connections_max: u32,
-        acquire_timeout: Duration,
+        borrow_timeout: Duration,
     ) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(connections_max)
-            .acquire_timeout(acquire_timeout)
-            // A ping for each query would double the way; a connection that was at rest may be broken.
-            .test_before_acquire(false)
-            .before_acquire(|connection, rest| {
-                Box::pin(
-                    async move { Ok(rest.idle_for < AT_REST || connection.ping().await.is_ok()) },
-                )
-            })
-            .connect_lazy_with(options);
-        Self(pool)
+        let connections = managed::Pool::builder(Connections(options))
+            .max_size(usize::try_from(connections_max).expect("usize has 32 bits at least"))
+            .recycle_timeout(Some(TRIAL_MAX))
+            .runtime(Runtime::Tokio1)
+            .build();
+        Self {
+            connections: connections.expect("a runtime is given for the time limits"),
+            borrow_timeout,
+        }
     }
 
     /// How many connections are open, and how many of them nobody uses.
     pub fn size(&self) -> (usize, usize) {
-        (self.0.size() as usize, self.0.num_idle())
+        let status = self.connections.status();
+        (status.size, status.available)
     }
 
     /// Borrows a connection.
@@ -58,8 +90,15 @@ impl Pool {
     /// # Errors
     /// If Postgres does not answer, or all connections are on loan for too long.
     pub async fn borrow(&self) -> sqlx::Result<Loan> {
+        let borrowed = timeout(self.borrow_timeout, self.connections.get()).await;
+        let connection = match borrowed {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(PoolError::Backend(error))) => return Err(error),
+            // Nobody closes the pool, and it has no hooks.
+            Ok(Err(_)) | Err(_) => return Err(sqlx::Error::PoolTimedOut),
+        };
         Ok(Loan {
-            connection: self.0.acquire().await?,
+            connection: Some(connection),
             is_given_back: false,
         })
     }
@@ -72,25 +111,43 @@ impl Loan {
     }
 }
 
+const THERE: &str = "the connection is there until the loan ends";
+
 impl Deref for Loan {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.connection
+        self.connection.as_ref().expect(THERE)
     }
 }
 
 impl DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        self.connection.as_mut().expect(THERE)
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        // The pool would wait for the end of the query, without limit.
-        if !self.is_given_back {
-            self.connection.close_on_drop();
+        let connection = self.connection.take().expect(THERE);
+        if self.is_given_back {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(rest(connection))),
+            Err(_) => close(connection),
         }
     }
+}
+
+/// Waits for the end of a query that was given up.
+async fn rest(mut connection: Object<Connections>) {
+    if !matches!(timeout(LAST_WORDS, connection.ping()).await, Ok(Ok(()))) {
+        close(connection);
+    }
+}
+
+/// Takes it out of the pool, which may open another in its place.
+fn close(connection: Object<Connections>) {
+    drop(Object::take(connection));
 }

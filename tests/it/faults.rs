@@ -14,6 +14,7 @@ mod registry;
 mod schedule;
 mod servers;
 mod shutdown;
+mod silence;
 mod witness;
 
 use std::{env, time::Duration};

@@ -7,6 +7,7 @@
     reason = "a program has no outside: pub is what its other files use"
 )]
 
+mod browser;
 mod cli;
 mod clicks;
 mod cuts;
@@ -21,6 +22,7 @@ mod openapi;
 mod orders;
 mod pages;
 mod positions;
+mod proxy;
 mod reference;
 mod samples;
 mod server;

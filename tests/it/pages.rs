@@ -7,7 +7,10 @@ mod served;
 
 use serde_json::Value;
 
-use crate::world::{Browser, Process, Servers, World};
+use crate::{
+    browser::Browser,
+    world::{Process, Servers, World},
+};
 
 #[tokio::test]
 async fn the_start_page_leads_to_everything_and_everything_is_there() {

@@ -2,11 +2,9 @@
 //! that the test starts. All of it goes when the test ends, however it ends.
 
 pub mod avro;
-pub mod browser;
 pub mod http;
 pub mod log;
 pub mod process;
-pub mod proxy;
 
 use std::{env, fmt, net::ToSocketAddrs, process::Stdio, thread, time::Duration};
 
@@ -26,7 +24,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-pub use self::{browser::Browser, log::Raw, process::Process};
+pub use self::{log::Raw, process::Process};
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -100,8 +100,9 @@ async fn ready(State(core): State<Arc<Core>>) -> Response {
 #[utoipa::path(
     get, path = "/metrics", tag = "service",
     responses((
-        status = 200, description = "The text format of OpenMetrics 1.0.",
-        body = String, content_type = "application/openmetrics-text",
+        status = 200,
+        description = "The text format of OpenMetrics 1.0 for who accepts it; otherwise the older one of Prometheus.",
+        content((String = "application/openmetrics-text"), (String = "text/plain"))
     ))
 )]
 async fn metrics_text(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {

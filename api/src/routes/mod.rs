@@ -58,7 +58,10 @@ pub fn router(core: Arc<Core>) -> Router {
             ApiError::internal().into_response()
         }))
         .layer(from_fn(watch))
-        .layer(Follow::new(core.app.metrics.clone()))
+        .layer(Follow::new(
+            core.app.metrics.clone(),
+            Arc::clone(&core.app.failures),
+        ))
         .with_state(core)
 }
 
@@ -91,7 +94,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
-/// A body that says it is JSON, or says nothing.
+/// A body that says it is JSON. One that says nothing is refused: a page of anybody may send it from a browser unasked.
 pub struct JsonBody(pub serde_json::Value);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody {
@@ -103,7 +106,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
             let kind = value.to_str().unwrap_or_default().split(';').next();
             kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
         };
-        if !content_type.is_none_or(says_json) {
+        if !content_type.is_some_and(says_json) {
             return Err(ApiError::not_json());
         }
         let Body(bytes) = Body::from_request(request, state).await?;

@@ -63,6 +63,11 @@ impl Batch {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many records it has.
+    pub(super) fn records(&self) -> usize {
+        self.records
+    }
+
     /// Since when it waits.
     pub(super) fn since(&self) -> Instant {
         self.started

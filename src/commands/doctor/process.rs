@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::Report;
 
-/// Fewer open files are too few: the API takes one a connection, besides those to the servers.
-const FILES_MIN: u64 = 4_096;
+/// Fewer open files are too few: the API takes one a connection, of which it lets in 20,000 unless told otherwise.
+const FILES_MIN: u64 = 24_576;
 
 pub(super) fn check(report: &mut Report) -> Result<()> {
     const CHECK: &str = "open files";
@@ -15,13 +15,13 @@ pub(super) fn check(report: &mut Report) -> Result<()> {
     let Some((soft, hard)) = soft_and_hard(&limits) else {
         return report.warning(CHECK, "this system does not tell how many are allowed");
     };
-    let found = format!("at most {soft} (hard limit {hard})");
-    // What is no number is no limit.
-    if soft.parse().is_ok_and(|soft: u64| soft < FILES_MIN) {
+    let found = format!("at most {hard}, at first {soft}");
+    // The API raises its own limit as far as it may. What is no number is no limit.
+    if hard.parse().is_ok_and(|hard: u64| hard < FILES_MIN) {
         return report.warning(
             CHECK,
             format_args!(
-                "{found}, and each connection of the API takes one: start it with {FILES_MIN} or more (`ulimit -n`)"
+                "{found}, and each connection of the API takes one: allow {FILES_MIN} or more (`ulimit -Hn`)"
             ),
         );
     }

@@ -11,12 +11,12 @@ use super::{
     servers::servers_to_kill,
     tell,
 };
-use crate::world::{
-    World, eventually_within,
+use crate::{
     proxy::{
         Proxy,
         kafka::{Fault, Writes},
     },
+    world::{World, eventually_within},
 };
 
 /// What goes wrong, and for how long.

@@ -21,12 +21,12 @@ use super::{
     load::{Feed, TRICKLE},
     random, tell,
 };
-use crate::world::{
-    Process, World, eventually_within,
+use crate::{
     proxy::{
         Proxy,
         postgres::{Held, Place, Transactions},
     },
+    world::{Process, World, eventually_within},
 };
 
 const PROJECTIONS: [&str; 2] = ["clicks", "orders"];

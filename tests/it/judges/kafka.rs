@@ -145,7 +145,11 @@ async fn kafkas_console_consumer_reads_orders_with_their_keys_headers_and_frames
         .iter()
         .find(|record| record.key == "traced")
         .unwrap();
-    assert_eq!(traced.headers["traceparent"], TRACEPARENT);
+    // The same trace, in a step of its own.
+    let steps = [TRACEPARENT, &traced.headers["traceparent"]];
+    let [asked, written] = steps.map(|step| step.split('-').collect::<Vec<_>>());
+    assert_eq!(written[1], asked[1]);
+    assert_ne!(written[2], asked[2]);
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::{address, address_of, place};
 use crate::{
+    browser::Browser,
     samples::{model, with},
-    world::{Browser, Process, World},
+    world::{Process, World},
 };
 
 /// A narrow telephone, the least width at which items are a table, and a laptop, in pixels.

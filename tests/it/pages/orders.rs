@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::{address, address_of, place};
 use crate::{
+    browser::{Browser, Key},
     samples::{model, order, with},
-    world::{Browser, World, browser::Key},
+    world::World,
 };
 
 const UID: &str = "b563feb7b2b84b6test";

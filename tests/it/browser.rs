@@ -21,8 +21,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, eventually};
 use crate::judges;
+use crate::world::{PATIENCE, eventually};
 
 /// `no-sandbox`: it could not be made by root, and what is loaded is our own.
 const FLAGS: [&str; 10] = [
