@@ -436,7 +436,8 @@ async fn a_request_that_never_ends_does_not_hold_up_the_others_or_the_end() {
     let world = World::new("slow").await;
     let mut run = world.start(["run"]).await;
     let mut slow = connect(&run).await;
-    let head = "POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{";
+    let head = "POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 1000\r\n\r\n{";
     slow.write_all(head.as_bytes()).await.unwrap();
     let mut idle = connect(&run).await;
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
