@@ -25,7 +25,7 @@ impl Fold for Clicks {
     type Prior = ();
     type Changes<'a> = Vec<Added>;
 
-    const BATCH_MAX: usize = 20_000;
+    const BATCH_MAX: usize = 100_000;
     const PROJECTION: &'static Projection = &PROJECTION;
 
     async fn load(_: &mut PgConnection, _: &[Record<BannerClicked>]) -> sqlx::Result<()> {
