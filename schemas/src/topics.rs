@@ -2,10 +2,16 @@
 
 use apache_avro::Schema;
 
-use crate::{clicks, orders};
+use crate::{clicks, orders, sale_attempts, sale_rules, sales};
 
 /// Every topic of the system.
-pub static TOPICS: &[&Topic] = &[&clicks::TOPIC, &orders::TOPIC];
+pub static TOPICS: &[&Topic] = &[
+    &clicks::TOPIC,
+    &orders::TOPIC,
+    &sales::TOPIC,
+    &sale_rules::TOPIC,
+    &sale_attempts::TOPIC,
+];
 
 /// A topic as it has to be. Partition counts are final: another count would move keys.
 #[derive(Debug)]

@@ -22,6 +22,11 @@ proptest! {
     }
 
     #[test]
+    fn a_request_of_the_sale_comes_back_as_it_was_written(event in sale_event()) {
+        prop_assert_eq!(decoder().decode(&encode(&event)), Ok(event));
+    }
+
+    #[test]
     fn bytes_left_over_are_refused(order in order(), tail in vec(any::<u8>(), 1..20)) {
         let decoder = decoder_of::<OrderPlaced>(&OTHER_ORDERS);
         for mut bytes in [encode(&order), write_other(&order)] {

@@ -12,6 +12,7 @@ use schemas::{
     event::Event,
     json,
     orders::{Delivery, Item, OrderPlaced, Payment},
+    sales::{Barrier, CheckoutRequested, Code, PurchaseRequested, SaleEvent, SaleId},
 };
 use std::sync::LazyLock;
 
@@ -119,6 +120,43 @@ pub(crate) fn click() -> impl Strategy<Value = BannerClicked> {
         banner_id,
         received_at,
     })
+}
+
+pub(crate) fn code() -> impl Strategy<Value = Code> {
+    (0_i64..1 << 36, any::<i64>(), any::<i64>()).prop_map(|(seconds, offset, nonce)| {
+        Code::new(SaleId::starting_at_ms(seconds * 1_000), offset, nonce)
+    })
+}
+
+pub(crate) fn sale_event() -> impl Strategy<Value = SaleEvent> {
+    let numbers = || (any::<i64>(), any::<i64>(), any::<i64>());
+    let key = || proptest::option::of(text());
+    prop_oneof![
+        (any::<i64>(), any::<i32>(), numbers(), key()).prop_map(
+            |(user_id, item_id, numbers, key)| {
+                let (requested_at, rules_seen, nonce) = numbers;
+                SaleEvent::CheckoutRequested(CheckoutRequested {
+                    user_id,
+                    item_id,
+                    requested_at,
+                    rules_seen,
+                    nonce,
+                    key,
+                })
+            }
+        ),
+        (code(), numbers(), key()).prop_map(|(code, numbers, key)| {
+            let (requested_at, rules_seen, nonce) = numbers;
+            SaleEvent::PurchaseRequested(PurchaseRequested {
+                code,
+                requested_at,
+                rules_seen,
+                nonce,
+                key,
+            })
+        }),
+        any::<i64>().prop_map(|nonce| SaleEvent::Barrier(Barrier { nonce })),
+    ]
 }
 
 pub(crate) fn model() -> OrderPlaced {

@@ -1,7 +1,7 @@
 //! Other versions of a schema are read or refused as a whole.
 
 use crate::support::*;
-use apache_avro::{Schema, to_value};
+use apache_avro::{Schema, to_value, types::Value};
 use proptest::prelude::*;
 use schemas::{
     clicks::BannerClicked,
@@ -9,6 +9,7 @@ use schemas::{
     event::{Event, Fault},
     orders::OrderPlaced,
     registry::Registry,
+    sales::SaleEvent,
     topics::{Compatibility, Topic},
 };
 use serde::{Deserialize, Serialize};
@@ -177,4 +178,35 @@ fn the_same_answer_has_the_same_fingerprint_and_another_has_another() {
     let [none, own, other] = prints();
     assert_eq!(prints(), [none.clone(), own.clone(), other.clone()]);
     assert!(none != own && own != other && other != none);
+}
+
+proptest! {
+    #[test]
+    fn a_topic_of_several_events_is_read_from_before_there_were_so_many(event in sale_event()) {
+        // The last branch came later, and the others have a field more since.
+        let mut older: serde_json::Value =
+            serde_json::from_str(include_str!("../../avro/sales.avsc")).unwrap();
+        older.as_array_mut().unwrap().pop();
+        for branch in older.as_array_mut().unwrap() {
+            branch["fields"].as_array_mut().unwrap().retain(|field| field["name"] != "key");
+        }
+        let older = Schema::parse(&older).unwrap();
+        let (branch, written, wanted) = match event {
+            SaleEvent::CheckoutRequested(mut checkout) => {
+                checkout.key = None;
+                (0, to_value(&checkout), SaleEvent::CheckoutRequested(checkout))
+            }
+            SaleEvent::PurchaseRequested(mut purchase) => {
+                purchase.key = None;
+                (1, to_value(&purchase), SaleEvent::PurchaseRequested(purchase))
+            }
+            SaleEvent::Barrier(_) => return Ok(()),
+        };
+        let Ok(Value::Record(mut fields)) = written else {
+            panic!("{written:?}");
+        };
+        fields.retain(|(name, _)| name != "key");
+        let bytes = write(&older, Value::Union(branch, Box::new(Value::Record(fields))));
+        prop_assert_eq!(decoder_of::<SaleEvent>(&older).decode(&bytes), Ok(wanted));
+    }
 }
