@@ -17,5 +17,6 @@ pub mod lag;
 pub mod orders;
 pub mod record;
 pub mod runtime;
+pub mod sales;
 pub mod status;
 pub mod watermarks;

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr, sync::LazyLock};
 use apache_avro::Schema;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use uuid::{Builder, Uuid};
+use uuid::{Builder, Uuid, Variant};
 
 use crate::{
     event::{Event, Fault},
@@ -279,7 +279,7 @@ impl Code {
 
     /// What it says; none if it is no code of ours.
     pub fn parts(self) -> Option<CodeParts> {
-        if self.0.get_version_num() != 8 {
+        if (self.0.get_variant(), self.0.get_version_num()) != (Variant::RFC4122, 8) {
             return None;
         }
         let bits = self.0.as_u128();
