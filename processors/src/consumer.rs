@@ -17,17 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use producers::{
-    headers::headers,
-    kafka::Kafka,
-    trace::{TRACEPARENT, TraceId},
-};
+use producers::kafka::Kafka;
 use projections::checkpoints::Span;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
-    message::BorrowedMessage,
 };
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -43,8 +38,6 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often a full channel is tried again. rdkafka waits in whole milliseconds, and spins for less.
 const RETRY: Duration = Duration::from_millis(1);
-/// The end of the year 9999: a writer may stamp its records with anything, and Postgres has no times far beyond.
-const TIME_MS_MAX: i64 = 253_402_300_799_999;
 /// How long a poll waits while a batch finds the channel full.
 const FULL: Duration = Duration::from_millis(5);
 /// How long a poll waits when there is nothing to do.
@@ -183,12 +176,6 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         let _ = self.commands.send(Command::Stop);
     }
-}
-
-/// The trace that the headers of a record name.
-fn trace_of(record: &BorrowedMessage<'_>) -> Option<TraceId> {
-    let (_, value) = headers(record).find(|(name, _)| *name == TRACEPARENT.as_bytes())?;
-    TraceId::of_traceparent(value?)
 }
 
 /// The settings of a client that reads partitions chosen like this.
@@ -343,18 +330,7 @@ impl Reader {
                 if message.offset() < *next {
                     return Ok(());
                 }
-                let raw = Raw {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp_ms: message
-                        .timestamp()
-                        .to_millis()
-                        .unwrap_or(0)
-                        .clamp(0, TIME_MS_MAX),
-                    key: message.key(),
-                    value: message.payload(),
-                    trace: trace_of(&message),
-                };
+                let raw = Raw::of(&message);
                 self.batch.push(raw, *next);
                 *next = message.offset() + 1;
                 self.since.get_or_insert_with(Instant::now);

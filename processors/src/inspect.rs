@@ -15,12 +15,14 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
+    message::BorrowedMessage,
     types::RDKafkaErrorCode,
 };
 use schemas::topics::TOPICS;
 use serde::Serialize;
 
 pub use self::seen::{ForPrograms, Seen, base64, hex_dump};
+use crate::record::Raw;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The most records that are handed over at once.
@@ -242,13 +244,28 @@ impl Reading<'_> {
     /// If records were deleted meanwhile, or the broker refuses.
     pub fn next(&mut self, wait: Duration) -> Result<Vec<Seen>> {
         let mut seen = Vec::new();
+        self.take(wait, |record| seen.push(Seen::new(record)))?;
+        Ok(seen)
+    }
+
+    /// Shows the records that have come, without copying them; waits for the first, for at most `wait`.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn visit(&mut self, wait: Duration, mut visit: impl FnMut(Raw<'_>)) -> Result<()> {
+        self.take(wait, |record| visit(Raw::of(record)))
+    }
+
+    fn take(&mut self, wait: Duration, mut each: impl FnMut(&BorrowedMessage<'_>)) -> Result<()> {
         let mut wait = wait;
-        while seen.len() < CHUNK_MAX {
+        let mut taken = 0;
+        while taken < CHUNK_MAX {
             match self.log.consumer.poll(wait) {
                 None => break,
                 Some(Ok(record)) => {
                     self.reached.insert(record.partition(), record.offset() + 1);
-                    seen.push(Seen::new(&record));
+                    taken += 1;
+                    each(&record);
                 }
                 Some(Err(error)) if passes(&error) => {}
                 Some(Err(error)) => {
@@ -257,10 +274,10 @@ impl Reading<'_> {
             }
             wait = Duration::ZERO;
         }
-        if seen.is_empty() {
+        if taken == 0 {
             self.ask_position()?;
         }
-        Ok(seen)
+        Ok(())
     }
 
     /// How far a partition was read: every record before this offset has come.

@@ -2,8 +2,15 @@
 
 use std::ops::Range;
 
-use producers::trace::TraceId;
+use producers::{
+    headers::headers,
+    trace::{TRACEPARENT, TraceId},
+};
 use projections::checkpoints::Span;
+use rdkafka::{Message, message::BorrowedMessage};
+
+/// The end of the year 9999: a writer may stamp its records with anything, and Postgres has no times far beyond.
+const TIME_MS_MAX: i64 = 253_402_300_799_999;
 
 /// Records of one topic, in log order within each partition.
 #[derive(Debug, Default)]
@@ -55,6 +62,30 @@ pub struct Record<E> {
     pub timestamp_ms: i64,
     /// What it says.
     pub event: E,
+}
+
+impl<'a> Raw<'a> {
+    /// A record as the client has it.
+    pub fn of(record: &'a BorrowedMessage<'_>) -> Self {
+        Self {
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp_ms: record
+                .timestamp()
+                .to_millis()
+                .unwrap_or(0)
+                .clamp(0, TIME_MS_MAX),
+            key: record.key(),
+            value: record.payload(),
+            trace: trace_of(record),
+        }
+    }
+}
+
+/// The trace that the headers of a record name.
+fn trace_of(record: &BorrowedMessage<'_>) -> Option<TraceId> {
+    let (_, value) = headers(record).find(|(name, _)| *name == TRACEPARENT.as_bytes())?;
+    TraceId::of_traceparent(value?)
 }
 
 impl Batch {

@@ -6,10 +6,12 @@
 //! request that counts in a new one meets a fresh stock. What is older than the sale before is forgotten at that very
 //! record, the same in every process; so the state depends on nothing before [`window_start_ms`].
 
+mod ledger;
 mod rules;
 mod sale;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
 use schemas::{
     sale_rules::SaleRulesSet,
@@ -17,8 +19,11 @@ use schemas::{
 };
 use sha2::{Digest as _, Sha256};
 
-pub use self::rules::{RuleBook, RulesMissing};
 use self::sale::{Past, Sale};
+pub use self::{
+    ledger::Ledger,
+    rules::{RuleBook, RulesMissing},
+};
 use crate::record::Record;
 
 /// How far a record's time may be from that of its request; beyond it the request is void. A wrong clock at an

@@ -1,0 +1,50 @@
+//! The state of the sale together with its place on the log.
+
+use schemas::sales::SaleEvent;
+
+use super::{Passed, RuleBook, RulesMissing, Sales};
+use crate::record::Record;
+
+/// The state after everything before an offset of `sales`.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    /// The state.
+    pub sales: Sales,
+    /// The rules that were read so far.
+    pub book: RuleBook,
+    next_offset: i64,
+}
+
+impl Ledger {
+    /// An empty state, to be folded from this offset on.
+    pub fn starting_at(offset: i64, book: RuleBook) -> Self {
+        Self {
+            sales: Sales::default(),
+            book,
+            next_offset: offset,
+        }
+    }
+
+    /// The next offset to fold.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// Folds a record; none if that was done before.
+    ///
+    /// # Errors
+    /// As [`Sales::fold`].
+    pub fn fold(&mut self, record: &Record<SaleEvent>) -> Result<Option<Passed>, RulesMissing> {
+        if record.offset < self.next_offset {
+            return Ok(None);
+        }
+        let passed = self.sales.fold(record, &self.book)?;
+        self.next_offset = record.offset + 1;
+        Ok(Some(passed))
+    }
+
+    /// Passes what holds no event: gaps, and records that are none.
+    pub fn pass(&mut self, next_offset: i64) {
+        self.next_offset = self.next_offset.max(next_offset);
+    }
+}

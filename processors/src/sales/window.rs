@@ -1,0 +1,293 @@
+//! Reading the part of the log that the state of the sale depends on. Everything here blocks, for a bounded time; run
+//! it where that is allowed.
+//!
+//! A fold may start anywhere before the window of its own time: see [`window_start_ms`]. Where that is cannot be known
+//! before reading. So it is guessed from the time of the newest record, never from a clock of this machine, and proved
+//! afterwards: a start is legal if a request that counts was read, and reading began at or before the window of the
+//! time that it led to. Else it begins earlier, at the beginning of the log at worst.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use producers::kafka::Kafka;
+use schemas::{
+    codec::{Decoder, LearnError},
+    event::Event,
+    registry::Registry,
+    sale_rules::SaleRulesSet,
+    sales::SaleEvent,
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::{HOUR_MS, Ledger, Passed, RuleBook, RulesMissing, window_start_ms};
+use crate::{
+    inspect::{self, Log},
+    interpret::{Failure, interpret},
+    record::{Raw, Record},
+};
+
+/// How long the broker may stay silent while there is more to read.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether to stop.
+const WAIT: Duration = Duration::from_millis(100);
+/// Looked back for the newest record: offsets may have gaps at their end.
+const LOOK_BACK: [i64; 3] = [1, 1_000, 1_000_000];
+/// A time is looked up this much earlier: reading too much is always legal.
+const MARGIN_MS: i64 = 1_000;
+
+/// Reads the topics of the sale.
+pub struct Window {
+    kafka: Kafka,
+    registry: Registry,
+    runtime: Handle,
+    stop: CancellationToken,
+    events: Decoder<SaleEvent>,
+    rules: Decoder<SaleRulesSet>,
+}
+
+impl Window {
+    /// A reader of this installation's topics, until `stop`. The runtime is for what is asked of the registry.
+    pub fn new(
+        kafka: &Kafka,
+        registry: &Registry,
+        runtime: Handle,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            events: Decoder::new(&SaleEvent::TOPIC.full_name(&kafka.prefix)),
+            rules: Decoder::new(&SaleRulesSet::TOPIC.full_name(&kafka.prefix)),
+            kafka: kafka.clone(),
+            registry: registry.clone(),
+            runtime,
+            stop,
+        }
+    }
+
+    /// Where the log of the sale ends.
+    ///
+    /// # Errors
+    /// If the broker does not answer or has no such topic.
+    pub fn end(&self) -> Result<i64> {
+        Ok(self.log::<SaleEvent>()?.extent(0)?.end_offset)
+    }
+
+    /// The state after everything before the offset `until`, which the log has.
+    ///
+    /// # Errors
+    /// If broker or registry do not answer, or the log is not what it has to be.
+    pub fn ledger_at(&mut self, until: i64) -> Result<Ledger> {
+        let log = self.log::<SaleEvent>()?;
+        let first_offset = log.extent(0)?.first_offset;
+        let Some(newest_ms) = stamp_before(&log, first_offset, until)? else {
+            return self.fold(first_offset, until, |_, _| ());
+        };
+        let mut from_ms = window_start_ms(newest_ms);
+        let mut step_ms = HOUR_MS;
+        loop {
+            let from_offset = offset_at(&log, from_ms, first_offset, until)?;
+            let ledger = self.fold(from_offset, until, |_, _| ())?;
+            let needed_ms = ledger.sales.last_ms().map(window_start_ms);
+            if from_offset <= first_offset || needed_ms.is_some_and(|needed| from_ms <= needed) {
+                return Ok(ledger);
+            }
+            from_ms = needed_ms.unwrap_or(from_ms).min(from_ms - step_ms);
+            step_ms *= 2;
+        }
+    }
+
+    /// Folds what lies from one offset up to before the other, into an empty state; `seen` is shown every event.
+    ///
+    /// # Errors
+    /// As [`Self::ledger_at`].
+    pub fn fold(
+        &mut self,
+        from: i64,
+        until: i64,
+        mut seen: impl FnMut(&Record<SaleEvent>, Passed),
+    ) -> Result<Ledger> {
+        let mut book = RuleBook::default();
+        self.read_rules(&mut book)?;
+        let mut ledger = Ledger::starting_at(from, book);
+        let log = self.log::<SaleEvent>()?;
+        let mut fold = |window: &mut Self, raw: &Raw<'_>| {
+            if raw.offset >= until {
+                return Ok(());
+            }
+            if let Some(record) = window.event(raw)? {
+                let passed = loop {
+                    match ledger.fold(&record) {
+                        Ok(passed) => break passed,
+                        Err(missing) => window.read_missing_rules(&mut ledger.book, missing)?,
+                    }
+                };
+                if let Some(passed) = passed {
+                    seen(&record, passed);
+                }
+            }
+            ledger.pass(raw.offset + 1);
+            Ok(())
+        };
+        self.read(&log, from, until, &mut fold)?;
+        ledger.pass(until);
+        Ok(ledger)
+    }
+
+    /// Reads the rules that were set since.
+    ///
+    /// # Errors
+    /// As [`Self::ledger_at`].
+    pub fn read_rules(&mut self, book: &mut RuleBook) -> Result<()> {
+        let log = self.log::<SaleRulesSet>()?;
+        let end = log.extent(0)?.end_offset;
+        let from = book.next_offset();
+        self.read(&log, from, end, &mut |window, raw| {
+            if let Some(record) = window.rules(raw)? {
+                book.set(record.offset, record.event);
+            }
+            book.pass(raw.offset + 1);
+            Ok(())
+        })?;
+        book.pass(end);
+        Ok(())
+    }
+
+    /// Reads rules until those are there that a record names.
+    ///
+    /// # Errors
+    /// As [`Self::ledger_at`]; and if they do not come.
+    pub fn read_missing_rules(
+        &mut self,
+        book: &mut RuleBook,
+        RulesMissing { rules_seen }: RulesMissing,
+    ) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.read_rules(book)?;
+            if book.next_offset() >= rules_seen {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "a request of the sale names rules up to offset {rules_seen}, and {} ends at {}: it was truncated or made anew, or whoever wrote the request is not one of ours",
+                    SaleRulesSet::TOPIC.full_name(&self.kafka.prefix),
+                    book.next_offset()
+                );
+            }
+            std::thread::sleep(WAIT);
+        }
+    }
+
+    /// The event of a record; none if it is no valid one.
+    ///
+    /// # Errors
+    /// If the registry does not answer, or a newer build is needed.
+    pub fn event(&mut self, raw: &Raw<'_>) -> Result<Option<Record<SaleEvent>>> {
+        read_event(&self.runtime, &self.registry, &mut self.events, raw)
+    }
+
+    fn rules(&mut self, raw: &Raw<'_>) -> Result<Option<Record<SaleRulesSet>>> {
+        read_event(&self.runtime, &self.registry, &mut self.rules, raw)
+    }
+
+    fn log<E: Event>(&self) -> Result<Log> {
+        let consumer = Arc::new(inspect::consumer(&self.kafka)?);
+        Log::with(&consumer, &E::TOPIC.full_name(&self.kafka.prefix))
+    }
+
+    fn read(
+        &mut self,
+        log: &Log,
+        from: i64,
+        until: i64,
+        each: &mut impl FnMut(&mut Self, &Raw<'_>) -> Result<()>,
+    ) -> Result<()> {
+        if from >= until {
+            return Ok(());
+        }
+        let mut reading = log.read(&[(0, from)])?;
+        let (mut reached, mut since) = (from, Instant::now());
+        let mut outcome = Ok(());
+        while reached < until && outcome.is_ok() {
+            if self.stop.is_cancelled() {
+                bail!("told to stop");
+            }
+            reading.visit(WAIT, |raw| {
+                if outcome.is_ok() {
+                    outcome = each(self, &raw);
+                }
+            })?;
+            if reading.reached(0) > reached {
+                (reached, since) = (reading.reached(0), Instant::now());
+            }
+            if since.elapsed() > PATIENCE {
+                bail!(
+                    "{} gives no more records at offset {reached} of {until}: is the broker well?",
+                    log.topic
+                );
+            }
+        }
+        outcome
+    }
+}
+
+fn read_event<E: Event>(
+    runtime: &Handle,
+    registry: &Registry,
+    decoder: &mut Decoder<E>,
+    raw: &Raw<'_>,
+) -> Result<Option<Record<E>>> {
+    loop {
+        match interpret(decoder, raw) {
+            Ok(record) => return Ok(Some(record)),
+            Err(Failure::Rejected(_)) => return Ok(None),
+            Err(Failure::NotLearned(id)) => {
+                let learned: Result<_, LearnError> = runtime.block_on(decoder.learn(registry, id));
+                learned?;
+            }
+        }
+    }
+}
+
+/// The time of the newest record before an offset; none if there is none.
+fn stamp_before(log: &Log, first_offset: i64, until: i64) -> Result<Option<i64>> {
+    for back in LOOK_BACK {
+        let from = first_offset.max(until - back);
+        if from >= until {
+            return Ok(None);
+        }
+        let mut newest = None;
+        let mut reading = log.read(&[(0, from)])?;
+        let deadline = Instant::now() + PATIENCE;
+        while reading.reached(0) < until {
+            reading.visit(WAIT, |raw| {
+                if raw.offset < until {
+                    newest = Some(raw.timestamp_ms);
+                }
+            })?;
+            if Instant::now() >= deadline {
+                bail!(
+                    "{} does not give its newest record: is the broker well?",
+                    log.topic
+                );
+            }
+        }
+        if newest.is_some() {
+            return Ok(newest);
+        }
+    }
+    Ok(None)
+}
+
+/// The offset of the first record that is not older than a time.
+fn offset_at(log: &Log, from_ms: i64, first_offset: i64, until: i64) -> Result<i64> {
+    let from_ms = from_ms - MARGIN_MS;
+    if from_ms <= 0 {
+        return Ok(first_offset);
+    }
+    let found = log.offsets_at(&[0], from_ms)?;
+    Ok(found.get(&0).copied().flatten().unwrap_or(until).min(until))
+}
