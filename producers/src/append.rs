@@ -21,7 +21,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::FromClientConfigAndContext,
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
-    message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders},
+    message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders, Timestamp},
     producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::oneshot;
@@ -77,10 +77,22 @@ pub struct Outcome {
     pub unknown: usize,
     /// Per partition that was written to, the largest offset; negative if the broker did not tell.
     pub last: Vec<(i32, i64)>,
+    /// Where the broker has put each of the acknowledged records, in the order in which they were given, and the time
+    /// that it gave them; only of a topic whose records it stamps.
+    pub stamps: Vec<Stamp>,
     /// The first failure of a record that was taken.
     pub error: Option<KafkaError>,
     /// Why the rest was refused.
     pub refusal: Option<KafkaError>,
+}
+
+/// What the broker says of a record that it has stamped (`LogAppendTime`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Its offset.
+    pub offset: i64,
+    /// Its time, milliseconds since 1970-01-01T00:00:00Z.
+    pub appended_at_ms: i64,
 }
 
 /// A batch on its way. Dropping it does not take the records back.
@@ -304,7 +316,15 @@ impl ProducerContext for Acknowledgements {
 
     fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
         match result {
-            Ok(record) => batch.tally().append(record.partition(), record.offset()),
+            Ok(record) => {
+                let stamp = match record.timestamp() {
+                    Timestamp::LogAppendTime(at_ms) => Some(at_ms),
+                    Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+                };
+                batch
+                    .tally()
+                    .append(record.partition(), record.offset(), stamp);
+            }
             Err((failure, record)) => {
                 if is_fatal(failure) {
                     self.fatal.store(true, Ordering::Release);
