@@ -22,7 +22,7 @@ use projections::{
 };
 use schemas::{
     clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::RegistryError,
-    topics::Topic,
+    sale_attempts::CheckoutRefused, topics::Topic,
 };
 use tokio::sync::Semaphore;
 
@@ -31,6 +31,7 @@ use crate::{
     metrics::{ApiMetrics, ProcessMetrics},
     observer,
     positions::{self, LogEnds},
+    sale::{self, Attempts, Queue, Sale},
     tail,
     trace::Failures,
 };
@@ -70,6 +71,8 @@ pub struct App {
     pub pool: Pool,
     /// Orders on their way to the log.
     pub order_writer: Arc<EventWriter<OrderPlaced>>,
+    /// The flash sale.
+    pub sale: Arc<Sale>,
     /// Orders that were read, as the JSON of their answer.
     pub orders: Coherent<Bytes>,
     /// Lets few long answers be made at a time.
@@ -87,6 +90,7 @@ pub struct App {
     /// All counters of the process.
     pub registry: MetricsRegistry,
     appender: Arc<Appender>,
+    attempt_writer: Arc<EventWriter<CheckoutRefused>>,
     click_writer: Arc<EventWriter<BannerClicked>>,
     /// Those of all threads, to be measured.
     pools: Mutex<Vec<Pool>>,
@@ -100,6 +104,10 @@ pub struct Core {
     pub pool: Pool,
     /// Clicks on their way to the log. Whoever waits is told the place of the batch, as it goes into the answer.
     pub clicks: Arc<Lane<BannerClicked, HeaderValue>>,
+    /// Requests on their way to the log of the sale.
+    pub sale_queue: Arc<Queue>,
+    /// Refusals that needed no log.
+    pub attempts: Arc<Attempts>,
 }
 
 impl Weight for Bytes {
@@ -131,6 +139,8 @@ impl App {
             SCHEMAS,
             TABLES,
             tail::PART,
+            sale::tail::PART,
+            sale::tail::RULES,
             observer::BROKER,
             observer::DATABASE,
         ] {
@@ -143,6 +153,8 @@ impl App {
             pools: Mutex::new(vec![pool.clone()]),
             pool,
             order_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
+            attempt_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
+            sale: Arc::new(Sale::new(EventWriter::new(Arc::clone(&appender), prefix))),
             orders: Coherent::new(
                 OrderPlaced::TOPIC.partitions,
                 limits.cache_bytes_max,
@@ -175,7 +187,9 @@ impl App {
     async fn try_register(&self) -> Result<(), RegistryError> {
         let registry = &self.services.registry;
         self.click_writer.register(registry).await?;
-        self.order_writer.register(registry).await
+        self.order_writer.register(registry).await?;
+        self.sale.writer().register(registry).await?;
+        self.attempt_writer.register(registry).await
     }
 
     /// Makes the tables if there are none, however long Postgres is away.
@@ -204,9 +218,12 @@ impl App {
     /// Brings up to date what is not counted as it happens.
     pub fn look_at_gauges(&self) {
         let metrics = &self.metrics;
-        let waiting = self.services.watermarks.waiters() + self.orders.passed().waiters();
+        let waiting = self.services.watermarks.waiters()
+            + self.orders.passed().waiters()
+            + self.sale.progress().waiters();
         metrics.show_waiters("append", self.appender.in_flight());
         metrics.show_waiters("position", waiting);
+        metrics.show_waiters("verdict", self.sale.waiters());
         self.orders.show_size();
         let pools = self.pools();
         let (all, idle) = pools.iter().map(Pool::size).fold((0, 0), add);
@@ -235,6 +252,11 @@ impl Core {
         Self {
             pool,
             clicks: Arc::new(Lane::new(Arc::clone(&app.click_writer), positions::header)),
+            sale_queue: Arc::new(Queue::new(Arc::clone(&app.sale))),
+            attempts: Arc::new(Attempts::new(
+                Arc::clone(&app.attempt_writer),
+                app.metrics.sale.attempts_dropped.clone(),
+            )),
             app,
         }
     }

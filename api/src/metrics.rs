@@ -2,6 +2,7 @@
 
 mod http;
 mod process;
+mod sale;
 mod text;
 
 use std::sync::atomic::AtomicU64;
@@ -12,6 +13,7 @@ use producers::metrics::{Counter, Family, Gauge, Registry};
 pub use self::{
     http::{HttpMetrics, UNMATCHED},
     process::ProcessMetrics,
+    sale::SaleMetrics,
     text::text,
 };
 
@@ -57,6 +59,8 @@ pub struct ApiMetrics {
     pub refusals: Family<OfWord, Counter>,
     /// The caches.
     pub caches: CachesMetrics,
+    /// The flash sale.
+    pub sale: SaleMetrics,
     /// Records that a projection has yet to apply.
     pub lag_records: Family<OfPartition, Gauge>,
     /// Age of the oldest record that a projection has yet to apply, in seconds.
@@ -100,6 +104,7 @@ impl ApiMetrics {
             self.parts.clone(),
         );
         self.caches.register(registry);
+        self.sale.register(registry);
         self.register_projections(registry);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let build = Family::<OfWord, Gauge>::default();

@@ -34,7 +34,7 @@ use tracing::{debug, info, warn};
 use crate::{
     app::{App, Core},
     doors::{Doors, QUIET},
-    observer, routes, tail,
+    observer, routes, sale, tail,
 };
 
 /// How long answers may take after the last connection was let in; a connection that is still open then is cut.
@@ -164,7 +164,11 @@ impl Thread {
         let open = self.app.metrics.http_connections.clone();
         let core = Arc::new(Core::new(self.app, self.pool_max));
         let lane_stop = CancellationToken::new();
-        let lane = tokio::spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
+        let lanes = TaskTracker::new();
+        lanes.spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
+        lanes.spawn(Arc::clone(&core.sale_queue).run(lane_stop.clone()));
+        lanes.spawn(Arc::clone(&core.attempts).run(lane_stop.clone()));
+        lanes.close();
         let router = routes::router(core).layer(from_fn_with_state(stop, say_goodbye));
         let http = http(self.head_timeout);
         let conversations = TaskTracker::new();
@@ -187,7 +191,7 @@ impl Thread {
             warn!("stopped while requests were still open");
         }
         lane_stop.cancel();
-        let _ = lane.await;
+        lanes.wait().await;
         Ok(())
     }
 }
@@ -259,6 +263,8 @@ impl Background {
         until_stop(Box::pin(Arc::clone(app).register_schemas()));
         until_stop(Box::pin(Arc::clone(app).prepare_tables()));
         until_stop(Box::pin(tail::follow_orders(Arc::clone(app))));
+        until_stop(Box::pin(sale::tail::follow_sale(Arc::clone(app))));
+        until_stop(Box::pin(sale::tail::follow_rules(Arc::clone(app))));
         until_stop(Box::pin(observer::observe(Arc::clone(app))));
         let watermarks = app.services.watermarks.clone();
         until_stop(Box::pin(watermarks.follow(app.pool.clone())));

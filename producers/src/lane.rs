@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     append::Outcome,
-    writer::{AppendError, EventWriter, not_written},
+    writer::{AppendError, EventWriter},
 };
 
 /// Batches on their way at once.
@@ -108,7 +108,7 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
     fn answer(&self, mut taken: Vec<oneshot::Sender<Answer<R>>>, mut outcome: Outcome) {
         let refused = taken.split_off(taken.len() - outcome.refused);
         if let Some(refusal) = outcome.refusal.take() {
-            tell(refused, &Err(not_written(&refusal)));
+            tell(refused, &Err(AppendError::of_refusal(&refusal)));
         }
         let position = self.writer.position(outcome);
         tell(

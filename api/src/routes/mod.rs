@@ -21,6 +21,7 @@ pub mod bench;
 pub mod clicks;
 pub mod health;
 pub mod orders;
+pub mod sale;
 
 /// The largest body that is read, in bytes: a record holds no more.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -32,6 +33,7 @@ fn described() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::with_openapi(document::Head::openapi())
         .merge(clicks::router())
         .merge(orders::router())
+        .merge(sale::router())
         .merge(health::router())
         .merge(document::router())
 }
