@@ -117,24 +117,20 @@ impl Board {
         {
             return None;
         }
-        let now_ms = now_ms.max(sheet.at_ms.load(Ordering::Relaxed));
-        let holds_until_ms = now_ms + HOLDS_MS;
+        let at_ms = sheet.at_ms.load(Ordering::Relaxed);
+        let holds_until_ms = now_ms.max(at_ms) + HOLDS_MS;
         if holds_until_ms >= sheet.ends_at_ms {
             return None;
         }
         let item = sheet.items.get(usize::try_from(item_id).ok()?)?;
-        let item = item.load(Ordering::Relaxed);
-        let all = sheet.items.len();
-        let reason = if usize::try_from(sheet.sold.load(Ordering::Relaxed)) == Ok(all) {
-            Refusal::SoldOut
-        } else if item == SOLD {
-            Refusal::ItemSold
-        } else if holds_until_ms < item {
-            Refusal::ItemReserved
-        } else if sheet.full.contains(user_id) {
-            Refusal::UserLimit
-        } else {
-            return None;
+        let reason = match item.load(Ordering::Relaxed) {
+            _ if sheet.is_sold_out() => Refusal::SoldOut,
+            SOLD => Refusal::ItemSold,
+            expires_at_ms if holds_until_ms < expires_at_ms => Refusal::ItemReserved,
+            // About to lapse: whether it has when the log decides, nobody knows yet.
+            expires_at_ms if at_ms < expires_at_ms => return None,
+            _ if sheet.full.contains(user_id) => Refusal::UserLimit,
+            _ => return None,
         };
         Some(Refused {
             reason,
@@ -211,6 +207,10 @@ impl Sheet {
         }
     }
 
+    fn is_sold_out(&self) -> bool {
+        usize::try_from(self.sold.load(Ordering::Relaxed)) == Ok(self.items.len())
+    }
+
     fn item(&self, item_id: i32) -> &AtomicI64 {
         let index = usize::try_from(item_id).expect("it was decided about");
         &self.items[index]
@@ -255,3 +255,6 @@ impl Users {
         self.0[first..].iter().chain(&self.0[..first])
     }
 }
+
+#[cfg(test)]
+mod tests;
