@@ -24,6 +24,7 @@ mod pages;
 mod positions;
 mod proxy;
 mod reference;
+mod sale;
 mod samples;
 mod server;
 mod together;
