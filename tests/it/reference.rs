@@ -1,6 +1,8 @@
 //! A second fold of the log, written from the contract and as simple as can be: what the tables have to hold. It
 //! shares no code with the first.
 
+pub mod sales;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value, json};
