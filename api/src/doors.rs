@@ -112,19 +112,19 @@ impl Doors {
 
     /// The next connection and its place; `None` once nobody is let in any more.
     pub(crate) async fn next(&mut self) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-        let room = Arc::clone(&self.room);
-        let coming = async {
-            let stream = accept(&self.listener).await;
-            // A place is taken by who is here: one that waits for others would keep the other threads' callers out.
-            (
-                stream,
-                room.acquire_owned().await.expect("nobody closes it"),
-            )
+        let stream = tokio::select! {
+            biased;
+            stream = accept(&self.listener) => stream,
+            () = quiet(&self.stop, &mut self.until) => return None,
         };
+        // A place is taken by who is here: one that waits for others would keep the other threads' callers out. Quiet
+        // says nothing meanwhile: those who are here make room when they have been told goodbye.
         tokio::select! {
             biased;
-            connection = coming => Some(connection),
-            () = quiet(&self.stop, &mut self.until) => None,
+            place = Arc::clone(&self.room).acquire_owned() => {
+                Some((stream, place.expect("nobody closes it")))
+            }
+            () = closed(&self.stop, &mut self.until) => None,
         }
     }
 }
@@ -162,4 +162,11 @@ async fn quiet(stop: &CancellationToken, until: &mut Option<Instant>) {
     let now = Instant::now();
     let until = *until.get_or_insert(now + LAST_COMERS);
     tokio::time::sleep_until(until.min(now + QUIET)).await;
+}
+
+/// Waits for the signal, and then for as long as anybody may be let in.
+async fn closed(stop: &CancellationToken, until: &mut Option<Instant>) {
+    stop.cancelled().await;
+    let until = *until.get_or_insert_with(|| Instant::now() + LAST_COMERS);
+    tokio::time::sleep_until(until).await;
 }

@@ -18,6 +18,7 @@ pub mod observer;
 pub mod pages;
 pub mod positions;
 pub mod routes;
+mod sending;
 pub mod server;
 pub mod swagger;
 pub mod tail;

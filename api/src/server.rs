@@ -4,19 +4,13 @@
 use std::{
     net::TcpListener as Socket,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use axum::{
-    Router,
-    extract::{Request, State},
-    http::{HeaderValue, header},
-    middleware::{Next, from_fn_with_state},
-    response::Response,
-};
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -34,7 +28,9 @@ use tracing::{debug, info, warn};
 use crate::{
     app::{App, Core},
     doors::{Doors, QUIET},
-    observer, routes, tail,
+    observer, routes,
+    sending::{Impatient, UNTAKEN_MAX},
+    tail,
 };
 
 /// How long answers may take after the last connection was let in; a connection that is still open then is cut.
@@ -43,8 +39,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(6);
 /// The longest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// A peer that takes nothing of its answer for so long has gone.
-const UNTAKEN_MAX: Duration = Duration::from_secs(30);
 /// Threads of each thread that serves, for questions to Kafka's client that it answers only when it can.
 const BLOCKING_MAX: usize = 8;
 /// Files that the process needs beside its callers' connections: to Kafka, the registry and Postgres, and for itself.
@@ -158,18 +152,20 @@ impl Thread {
     }
 
     async fn serve(self) -> Result<()> {
-        // Tokens of its own: what all threads share would be locked for every request.
-        let (stop, goodbye) = (self.stop.child_token(), CancellationToken::new());
+        // A token of its own: what all threads share would be locked for every connection.
+        let stop = self.stop.child_token();
         let mut doors = Doors::open(self.socket, self.room, stop.clone())?;
         let open = self.app.metrics.http_connections.clone();
         let core = Arc::new(Core::new(self.app, self.pool_max));
         let lane_stop = CancellationToken::new();
         let lane = tokio::spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
-        let router = routes::router(core).layer(from_fn_with_state(stop, say_goodbye));
+        tokio::spawn(close(stop.clone(), Arc::clone(&core)));
+        let router = routes::router(core);
         let http = http(self.head_timeout);
         let conversations = TaskTracker::new();
         while let Some((stream, place)) = doors.next().await {
-            let conversation = converse(http.clone(), stream, router.clone(), goodbye.clone());
+            let conversation =
+                converse(http.clone(), stream, router.clone(), farewell(stop.clone()));
             let open = open.clone();
             conversations.spawn(async move {
                 open.inc();
@@ -179,9 +175,6 @@ impl Thread {
             });
         }
         drop(doors);
-        // Who came last has yet to be heard.
-        sleep(QUIET).await;
-        goodbye.cancel();
         conversations.close();
         if timeout(LAST_ANSWERS, conversations.wait()).await.is_err() {
             warn!("stopped while requests were still open");
@@ -192,6 +185,19 @@ impl Thread {
     }
 }
 
+/// From the signal to stop on, an answer is the last one of its connection.
+async fn close(stop: CancellationToken, core: Arc<Core>) {
+    stop.cancelled().await;
+    core.closing.store(true, Ordering::Relaxed);
+}
+
+/// When a connection that asks nothing ends: at the signal to stop, but who came shortly before, or after it, has yet to
+/// be heard. Places get free so for those who wait for one.
+async fn farewell(stop: CancellationToken) {
+    stop.cancelled().await;
+    sleep(QUIET).await;
+}
+
 fn http(head_timeout: Duration) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -200,22 +206,22 @@ fn http(head_timeout: Duration) -> http1::Builder {
     http
 }
 
-/// Answers the requests of a connection, until either side ends it; from `goodbye` on, none but the current one.
+/// Answers the requests of a connection, until either side ends it; from `farewell` on, none but the current one.
 async fn converse(
     http: http1::Builder,
     stream: TcpStream,
     router: Router,
-    goodbye: CancellationToken,
+    farewell: impl Future<Output = ()>,
 ) {
     if let Err(error) = prepare(&stream) {
         return debug!(%error, "lost a connection before its first request");
     }
     let service = TowerToHyperService::new(router);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(Impatient::new(stream)), service));
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
-        () = goodbye.cancelled() => {
+        () = farewell => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -228,20 +234,6 @@ async fn converse(
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN_MAX))
-}
-
-/// From the signal to stop on, an answer is the last one of its connection.
-async fn say_goodbye(
-    State(stop): State<CancellationToken>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut response = next.run(request).await;
-    if stop.is_cancelled() {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-    }
-    response
 }
 
 /// What runs beside the requests.

@@ -50,6 +50,7 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
     /// As [`EventWriter::append`]. An event that cannot be written fails alone; where some records of a batch failed
     /// on their way and others did not, all of it is `Unknown`.
     pub async fn append(&self, event: E) -> Answer<R> {
+        // Here, and not with its batch, so that it fails alone.
         self.writer.check(&event)?;
         let (answer, answered) = oneshot::channel();
         match &mut *self.waiting() {
@@ -61,6 +62,11 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
         // Nobody drops an answer but a runtime that ends with the batch on its way.
         let lost = |_| AppendError::Unknown("who appended it has gone".to_owned());
         answered.await.map_err(lost)?
+    }
+
+    /// How many wait for their batch to be sent.
+    pub fn waiters(&self) -> usize {
+        self.waiting().as_ref().map_or(0, Vec::len)
     }
 
     /// Sends batches until `stop`, and then what is waiting; from then on the lane is closed. Everything that was
@@ -97,7 +103,7 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
 
     async fn send(&self, batch: Vec<Waiting<E, R>>) {
         let (events, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let outcome = match self.writer.send(&events, None) {
+        let outcome = match self.writer.send_checked(&events, None) {
             Ok(pending) => pending.outcome().await,
             Err(refusal) => return tell(waiters, &Err(refusal)),
         };
