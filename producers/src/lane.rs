@@ -242,7 +242,9 @@ mod tests {
             matches!(refused, Err(AppendError::Overloaded)),
             "{refused:?}"
         );
+        assert_eq!(lane.waiters(), WAITING_MAX);
         run(&lane).await;
+        assert_eq!(lane.waiters(), 0);
         for answer in accepted {
             let position = answer.await.unwrap().expect("the broker told");
             // One batch, one partition, the place of its last record.
