@@ -210,7 +210,10 @@ fn how_long_a_record_may_wait_has_two_names_and_is_a_number() {
     let broker = MockBroker::start(TOPIC, 1);
     for setting in ["message.timeout.ms", "delivery.timeout.ms"] {
         let set = |value| broker.kafka(&[&*format!("{setting}={value}")]);
-        assert_eq!(appender(&set("7000")).producers.patience.0, Duration::from_secs(7));
+        assert_eq!(
+            appender(&set("7000")).producers.patience.0,
+            Duration::from_secs(7)
+        );
         let new = Appender::new(&set("soon"), Profile::Interactive, AppendMetrics::default());
         let error = new.err().expect("refused").to_string();
         assert!(error.contains(setting) && error.contains("soon"), "{error}");
