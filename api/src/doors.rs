@@ -88,6 +88,8 @@ pub(crate) struct Doors {
     /// For how many there is room, behind the doors of all threads.
     room: Arc<Semaphore>,
     stop: CancellationToken,
+    /// Tells those who are in, whichever thread they are with, to make room.
+    goodbye: CancellationToken,
     /// When they close at last; known from the signal on.
     until: Option<Instant>,
 }
@@ -101,11 +103,13 @@ impl Doors {
         socket: Socket,
         room: Arc<Semaphore>,
         stop: CancellationToken,
+        goodbye: CancellationToken,
     ) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::from_std(socket)?,
             room,
             stop,
+            goodbye,
             until: None,
         })
     }
@@ -117,15 +121,24 @@ impl Doors {
             stream = accept(&self.listener) => stream,
             () = quiet(&self.stop, &mut self.until) => return None,
         };
-        // A place is taken by who is here: one that waits for others would keep the other threads' callers out. Quiet
-        // says nothing meanwhile: those who are here make room when they have been told goodbye.
+        // A place is taken by who is here: one that waits for others would keep the other threads' callers out.
         tokio::select! {
             biased;
             place = Arc::clone(&self.room).acquire_owned() => {
                 Some((stream, place.expect("nobody closes it")))
             }
-            () = closed(&self.stop, &mut self.until) => None,
+            () = self.make_room() => None,
         }
+    }
+
+    /// Nobody leaves the others a place because of the signal to stop unless told so. Ends when nobody is let in any more.
+    async fn make_room(&mut self) {
+        self.stop.cancelled().await;
+        self.goodbye.cancel();
+        let until = *self
+            .until
+            .get_or_insert_with(|| Instant::now() + LAST_COMERS);
+        tokio::time::sleep_until(until).await;
     }
 }
 
@@ -162,11 +175,4 @@ async fn quiet(stop: &CancellationToken, until: &mut Option<Instant>) {
     let now = Instant::now();
     let until = *until.get_or_insert(now + LAST_COMERS);
     tokio::time::sleep_until(until.min(now + QUIET)).await;
-}
-
-/// Waits for the signal, and then for as long as anybody may be let in.
-async fn closed(stop: &CancellationToken, until: &mut Option<Instant>) {
-    stop.cancelled().await;
-    let until = *until.get_or_insert_with(|| Instant::now() + LAST_COMERS);
-    tokio::time::sleep_until(until).await;
 }

@@ -67,6 +67,7 @@ pub async fn serve(
     let address = sockets.first().context("no socket")?.local_addr()?;
     let room = Arc::new(Semaphore::new(room_for(callers.connections_max)));
     let shares = shares(app.limits.connections_max, sockets.len());
+    let goodbye = CancellationToken::new();
     let mut threads = Vec::new();
     for (number, (socket, pool_max)) in sockets.into_iter().zip(shares).enumerate() {
         let thread = Thread {
@@ -76,6 +77,7 @@ pub async fn serve(
             room: Arc::clone(&room),
             head_timeout: callers.head_timeout,
             stop: stop.clone(),
+            goodbye: goodbye.clone(),
         };
         let named = thread::Builder::new().name(format!("api-{number}"));
         threads.push(named.spawn(move || thread.run())?);
@@ -138,6 +140,8 @@ struct Thread {
     room: Arc<Semaphore>,
     head_timeout: Duration,
     stop: CancellationToken,
+    /// Ends the connections of all threads that ask nothing.
+    goodbye: CancellationToken,
 }
 
 impl Thread {
@@ -152,9 +156,9 @@ impl Thread {
     }
 
     async fn serve(self) -> Result<()> {
-        // A token of its own: what all threads share would be locked for every connection.
-        let stop = self.stop.child_token();
-        let mut doors = Doors::open(self.socket, self.room, stop.clone())?;
+        // Tokens of its own: what all threads share would be locked for every connection.
+        let (stop, goodbye) = (self.stop.child_token(), self.goodbye.child_token());
+        let mut doors = Doors::open(self.socket, self.room, stop.clone(), self.goodbye)?;
         let open = self.app.metrics.http_connections.clone();
         let core = Arc::new(Core::new(self.app, self.pool_max));
         let lane_stop = CancellationToken::new();
@@ -164,8 +168,12 @@ impl Thread {
         let http = http(self.head_timeout);
         let conversations = TaskTracker::new();
         while let Some((stream, place)) = doors.next().await {
-            let conversation =
-                converse(http.clone(), stream, router.clone(), farewell(stop.clone()));
+            let conversation = converse(
+                http.clone(),
+                stream,
+                router.clone(),
+                farewell(goodbye.clone()),
+            );
             let open = open.clone();
             conversations.spawn(async move {
                 open.inc();
@@ -175,6 +183,7 @@ impl Thread {
             });
         }
         drop(doors);
+        goodbye.cancel();
         conversations.close();
         if timeout(LAST_ANSWERS, conversations.wait()).await.is_err() {
             warn!("stopped while requests were still open");
@@ -191,10 +200,9 @@ async fn close(stop: CancellationToken, core: Arc<Core>) {
     core.closing.store(true, Ordering::Relaxed);
 }
 
-/// When a connection that asks nothing ends: at the signal to stop, but who came shortly before, or after it, has yet to
-/// be heard. Places get free so for those who wait for one.
-async fn farewell(stop: CancellationToken) {
-    stop.cancelled().await;
+/// When a connection that asks nothing ends: a little after the goodbye, since who came last has yet to be heard.
+async fn farewell(goodbye: CancellationToken) {
+    goodbye.cancelled().await;
     sleep(QUIET).await;
 }
 

@@ -14,8 +14,8 @@ use crate::world::{PATIENCE, Process, World};
 
 const CLICK: &str = "GET /v1/banners/counter/1 HTTP/1.1\r\nHost: millrace\r\n\r\n";
 const ALIVE: &str = "HEAD /livez HTTP/1.1\r\nHost: millrace\r\n\r\n";
-/// Of half a year: 8 MB.
-const LONG_STATS: &str = "GET /v1/banners/stats/1?from=1970-01-01T00:00:00Z&to=1970-07-01T00:00:00Z HTTP/1.1\r\nHost: millrace\r\nConnection: close\r\n\r\n";
+/// Of a quarter: 5 MB.
+const LONG_STATS: &str = "GET /v1/banners/stats/1?from=1970-01-01T00:00:00Z&to=1970-04-01T00:00:00Z HTTP/1.1\r\nHost: millrace\r\nConnection: close\r\n\r\n";
 /// Between the bytes of a caller that is slow on purpose.
 const TRICKLE: Duration = Duration::from_millis(500);
 
@@ -184,7 +184,7 @@ async fn while_a_long_answer_is_made_others_of_the_thread_are_served() {
     let world = World::new("long_answer").await;
     let mut run = world.spawn(&["run"], &[("MILLRACE_THREADS", "1")]);
     run.ready().await;
-    fill_half_a_year(&world).await;
+    fill_a_quarter(&world).await;
     let mut long = Caller::connect(&run).await;
     let mut other = Caller::connect(&run).await;
     let began = Instant::now();
@@ -192,7 +192,7 @@ async fn while_a_long_answer_is_made_others_of_the_thread_are_served() {
         long.begin_long().await;
         let mut body = Vec::new();
         long.0.read_to_end(&mut body).await.unwrap();
-        assert!(body.len() > 7_000_000 && body.ends_with(b"]}"));
+        assert!(body.len() > 4_000_000 && body.ends_with(b"]}"));
         began.elapsed()
     });
     let mut longest = Duration::ZERO;
@@ -210,7 +210,7 @@ async fn a_long_answer_keeps_its_place_until_it_is_taken() {
     let world = World::new("places").await;
     let mut run = world.spawn(&["run"], &[]);
     run.ready().await;
-    fill_half_a_year(&world).await;
+    fill_a_quarter(&world).await;
     let mut first = Caller::connect_narrow(&run).await;
     let mut second = Caller::connect_narrow(&run).await;
     let began = Instant::now();
@@ -219,19 +219,21 @@ async fn a_long_answer_keeps_its_place_until_it_is_taken() {
     let took = began.elapsed();
     let mut third = Caller::connect(&run).await;
     assert!(third.send(LONG_STATS).await);
-    let answer = timeout(took, third.0.readable()).await;
+    // Longer than it would take it alone, and less than it may wait.
+    let a_while = took.min(Duration::from_secs(5));
+    let answer = timeout(a_while, third.0.readable()).await;
     assert!(answer.is_err(), "a third answer is in memory");
     drop(first);
     let answer = third.answer().await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
-/// A click of banner 1 in each minute of the first half of 1970.
-async fn fill_half_a_year(world: &World) {
+/// A click of banner 1 in each minute of the first quarter of 1970.
+async fn fill_a_quarter(world: &World) {
     world
         .execute(
             "INSERT INTO clicks.stats (banner_id, ts, partition, v)
-             SELECT 1, to_timestamp(minute * 60), 0, 1 FROM generate_series(0, 210000) AS minute",
+             SELECT 1, to_timestamp(minute * 60), 0, 1 FROM generate_series(0, 129599) AS minute",
         )
         .await;
 }
