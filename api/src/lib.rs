@@ -19,6 +19,7 @@ pub mod pages;
 pub mod positions;
 pub mod routes;
 pub mod sale;
+mod sending;
 pub mod server;
 pub mod swagger;
 pub mod tail;

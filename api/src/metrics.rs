@@ -11,7 +11,7 @@ use processors::status::OfPartition;
 use producers::metrics::{Counter, Family, Gauge, Registry};
 
 pub use self::{
-    http::{HttpMetrics, UNMATCHED},
+    http::{Answered, HttpMetrics, OfRoute, UNMATCHED},
     process::ProcessMetrics,
     sale::SaleMetrics,
     text::text,
@@ -51,12 +51,10 @@ pub struct CachesMetrics {
 /// What the API counts.
 #[derive(Debug, Clone, Default)]
 pub struct ApiMetrics {
-    /// Requests by route and class, and how long they took.
+    /// Requests by route and class, how long they took, and why some were refused.
     pub http: HttpMetrics,
     /// Open connections of callers.
     pub http_connections: Gauge,
-    /// Requests that were refused or failed, by the reason of their problem.
-    pub refusals: Family<OfWord, Counter>,
     /// The caches.
     pub caches: CachesMetrics,
     /// The flash sale.
@@ -82,11 +80,6 @@ impl ApiMetrics {
             "http_connections",
             "Open connections of callers",
             self.http_connections.clone(),
-        );
-        registry.register(
-            "refusals",
-            "Requests that were refused or failed, by the reason of their problem",
-            self.refusals.clone(),
         );
         registry.register(
             "waiters",

@@ -4,19 +4,13 @@
 use std::{
     net::TcpListener as Socket,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use axum::{
-    Router,
-    extract::{Request, State},
-    http::{HeaderValue, header},
-    middleware::{Next, from_fn_with_state},
-    response::Response,
-};
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -34,7 +28,9 @@ use tracing::{debug, info, warn};
 use crate::{
     app::{App, Core},
     doors::{Doors, QUIET},
-    observer, routes, sale, tail,
+    observer, routes, sale,
+    sending::{Impatient, UNTAKEN_MAX},
+    tail,
 };
 
 /// How long answers may take after the last connection was let in; a connection that is still open then is cut.
@@ -43,8 +39,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(6);
 /// The longest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// A peer that takes nothing of its answer for so long has gone.
-const UNTAKEN_MAX: Duration = Duration::from_secs(30);
 /// Threads of each thread that serves, for questions to Kafka's client that it answers only when it can.
 const BLOCKING_MAX: usize = 8;
 /// Files that the process needs beside its callers' connections: to Kafka, the registry and Postgres, and for itself.
@@ -73,6 +67,7 @@ pub async fn serve(
     let address = sockets.first().context("no socket")?.local_addr()?;
     let room = Arc::new(Semaphore::new(room_for(callers.connections_max)));
     let shares = shares(app.limits.connections_max, sockets.len());
+    let goodbye = CancellationToken::new();
     let mut threads = Vec::new();
     for (number, (socket, pool_max)) in sockets.into_iter().zip(shares).enumerate() {
         let thread = Thread {
@@ -82,6 +77,7 @@ pub async fn serve(
             room: Arc::clone(&room),
             head_timeout: callers.head_timeout,
             stop: stop.clone(),
+            goodbye: goodbye.clone(),
         };
         let named = thread::Builder::new().name(format!("api-{number}"));
         threads.push(named.spawn(move || thread.run())?);
@@ -144,6 +140,8 @@ struct Thread {
     room: Arc<Semaphore>,
     head_timeout: Duration,
     stop: CancellationToken,
+    /// Ends the connections of all threads that ask nothing.
+    goodbye: CancellationToken,
 }
 
 impl Thread {
@@ -158,9 +156,9 @@ impl Thread {
     }
 
     async fn serve(self) -> Result<()> {
-        // Tokens of its own: what all threads share would be locked for every request.
-        let (stop, goodbye) = (self.stop.child_token(), CancellationToken::new());
-        let mut doors = Doors::open(self.socket, self.room, stop.clone())?;
+        // Tokens of its own: what all threads share would be locked for every connection.
+        let (stop, goodbye) = (self.stop.child_token(), self.goodbye.child_token());
+        let mut doors = Doors::open(self.socket, self.room, stop.clone(), self.goodbye)?;
         let open = self.app.metrics.http_connections.clone();
         let core = Arc::new(Core::new(self.app, self.pool_max));
         let lane_stop = CancellationToken::new();
@@ -169,11 +167,17 @@ impl Thread {
         lanes.spawn(Arc::clone(&core.sale_queue).run(lane_stop.clone()));
         lanes.spawn(Arc::clone(&core.attempts).run(lane_stop.clone()));
         lanes.close();
-        let router = routes::router(core).layer(from_fn_with_state(stop, say_goodbye));
+        tokio::spawn(close(stop.clone(), Arc::clone(&core)));
+        let router = routes::router(core);
         let http = http(self.head_timeout);
         let conversations = TaskTracker::new();
         while let Some((stream, place)) = doors.next().await {
-            let conversation = converse(http.clone(), stream, router.clone(), goodbye.clone());
+            let conversation = converse(
+                http.clone(),
+                stream,
+                router.clone(),
+                farewell(goodbye.clone()),
+            );
             let open = open.clone();
             conversations.spawn(async move {
                 open.inc();
@@ -183,8 +187,6 @@ impl Thread {
             });
         }
         drop(doors);
-        // Who came last has yet to be heard.
-        sleep(QUIET).await;
         goodbye.cancel();
         conversations.close();
         if timeout(LAST_ANSWERS, conversations.wait()).await.is_err() {
@@ -196,6 +198,18 @@ impl Thread {
     }
 }
 
+/// From the signal to stop on, an answer is the last one of its connection.
+async fn close(stop: CancellationToken, core: Arc<Core>) {
+    stop.cancelled().await;
+    core.closing.store(true, Ordering::Relaxed);
+}
+
+/// When a connection that asks nothing ends: a little after the goodbye, since who came last has yet to be heard.
+async fn farewell(goodbye: CancellationToken) {
+    goodbye.cancelled().await;
+    sleep(QUIET).await;
+}
+
 fn http(head_timeout: Duration) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -204,22 +218,22 @@ fn http(head_timeout: Duration) -> http1::Builder {
     http
 }
 
-/// Answers the requests of a connection, until either side ends it; from `goodbye` on, none but the current one.
+/// Answers the requests of a connection, until either side ends it; from `farewell` on, none but the current one.
 async fn converse(
     http: http1::Builder,
     stream: TcpStream,
     router: Router,
-    goodbye: CancellationToken,
+    farewell: impl Future<Output = ()>,
 ) {
     if let Err(error) = prepare(&stream) {
         return debug!(%error, "lost a connection before its first request");
     }
     let service = TowerToHyperService::new(router);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(Impatient::new(stream)), service));
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
-        () = goodbye.cancelled() => {
+        () = farewell => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -232,20 +246,6 @@ async fn converse(
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN_MAX))
-}
-
-/// From the signal to stop on, an answer is the last one of its connection.
-async fn say_goodbye(
-    State(stop): State<CancellationToken>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut response = next.run(request).await;
-    if stop.is_cancelled() {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-    }
-    response
 }
 
 /// What runs beside the requests.

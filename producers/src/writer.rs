@@ -141,13 +141,22 @@ impl<E: Event> EventWriter<E> {
     /// # Errors
     /// If one of them cannot be written; then none was sent.
     pub fn send(&self, events: &[E], context: Option<&Context>) -> Result<Pending, AppendError> {
+        events.iter().try_for_each(|event| self.check(event))?;
+        self.send_checked(events, context)
+    }
+
+    /// Like [`Self::send`], for events that [`Self::check`] has let through.
+    pub(crate) fn send_checked(
+        &self,
+        events: &[E],
+        context: Option<&Context>,
+    ) -> Result<Pending, AppendError> {
         let Some(encoder) = self.encoder.get() else {
             return Err(AppendError::NotRegistered(self.topic.clone()));
         };
         let mut values = Vec::new();
         let mut ends = Vec::with_capacity(events.len());
         for event in events {
-            self.check(event)?;
             encoder.encode(event, &mut values).map_err(refused)?;
             ends.push(values.len());
         }
