@@ -11,6 +11,7 @@ mod kills;
 mod load;
 mod postgres;
 mod registry;
+mod sale;
 mod schedule;
 mod servers;
 mod shutdown;

@@ -317,7 +317,7 @@ async fn a_read_of_the_sale_waits_for_the_position_it_is_given() {
 
 #[tokio::test]
 async fn junk_on_the_log_of_the_sale_changes_nothing() {
-    let world = World::new("junk-sale").await;
+    let world = World::new("junksale").await;
     let run = world.start(["run"]).await;
     let writer = world.writer("sales").await;
     let checkout = |user_id: i64, requested_at: i64| -> Value {

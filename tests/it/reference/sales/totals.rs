@@ -8,6 +8,22 @@ use super::{Answer, History, Request, Verdict, fold::sale_of};
 type ByCode<'a> = BTreeMap<&'a str, &'a Answer>;
 
 impl History {
+    /// How many items each sale has sold, by its start.
+    pub fn sold_by_sale(&self) -> BTreeMap<i64, usize> {
+        let mut sold: BTreeMap<i64, HashSet<&str>> = BTreeMap::new();
+        for judged in &self.judged {
+            if let (Some(Request::Purchase { code, .. }), Verdict::Purchased { .. }) =
+                (&judged.request, &judged.verdict)
+            {
+                let sale = sale_of(code).expect("a code that was bought names its sale");
+                sold.entry(sale).or_default().insert(code);
+            }
+        }
+        sold.into_iter()
+            .map(|(sale, codes)| (sale, codes.len()))
+            .collect()
+    }
+
     /// Sales that sold more than they had, users that bought more than one may, items and codes that went twice.
     pub(super) fn oversold(&self, answers: &[Answer]) -> Vec<String> {
         let mut lies = Vec::new();
