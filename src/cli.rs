@@ -155,7 +155,8 @@ pub enum Topics {
     },
     /// Create the topics that are missing and register their schemas; report what differs and alter nothing.
     ///
-    /// May be repeated. Fails if a topic differs from what it has to be.
+    /// May be repeated. Fails if a topic differs from what it has to be. A cluster that misses a broker just now is asked
+    /// again, for up to a minute.
     Apply(ApplyArgs),
 }
 

@@ -39,7 +39,7 @@ use crate::{
 /// How long a query waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Connections for what runs beside the requests: one that observes, one that reads ahead.
-const BACKGROUND_CONNECTIONS: u32 = 2;
+pub(crate) const BACKGROUND_CONNECTIONS: u32 = 2;
 /// Long answers that are made at a time.
 const LONG_ANSWERS_MAX: usize = 2;
 /// Between attempts to do what has to be done at start.

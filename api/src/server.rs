@@ -16,7 +16,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpStream,
     sync::Semaphore,
@@ -26,9 +25,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
-    app::{App, Core},
+    app::{App, BACKGROUND_CONNECTIONS, Core},
     doors::{Doors, QUIET},
-    observer, routes, sale,
+    files, observer, routes, sale,
     sending::{Impatient, UNTAKEN_MAX},
     tail,
 };
@@ -103,9 +102,15 @@ fn shares(connections_max: u32, threads: usize) -> impl Iterator<Item = u32> {
     (0..threads).map(move |n| ((connections_max + n) / threads).max(1))
 }
 
+/// How many connections to Postgres so many threads take at most, and what runs beside them.
+pub fn connections_to_postgres(connections_max: u32, threads: usize) -> u32 {
+    shares(connections_max, threads).sum::<u32>() + BACKGROUND_CONNECTIONS
+}
+
 /// How many callers there is room for: as many as there may be open files, less our own.
 fn room_for(connections_max: usize) -> usize {
-    let files = open_files_max();
+    let files = files::raise().map(usize::try_from);
+    let files = files.and_then(Result::ok).unwrap_or(usize::MAX);
     let room = files.saturating_sub(FILES_OF_OUR_OWN).max(1);
     if room < connections_max {
         warn!(
@@ -113,21 +118,6 @@ fn room_for(connections_max: usize) -> usize {
         );
     }
     room.min(connections_max)
-}
-
-/// Allows this process as many open files as anybody may give it.
-fn open_files_max() -> usize {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    let allowed = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => maximum,
-        Err(_) => current,
-    };
-    let allowed = allowed.map(usize::try_from);
-    allowed.and_then(Result::ok).unwrap_or(usize::MAX)
 }
 
 /// A thread that serves.
