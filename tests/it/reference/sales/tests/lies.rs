@@ -43,6 +43,17 @@ fn another_reason_is_found() {
 }
 
 #[test]
+fn another_status_than_that_of_the_reason_is_found() {
+    let mut answers = truth(&simple());
+    answers[1].status = 422;
+    must_find(
+        &simple(),
+        &answers,
+        "the log says Refused(\"item_reserved\")",
+    );
+}
+
+#[test]
 fn a_refusal_of_what_was_granted_is_found() {
     let mut answers = truth(&simple());
     answers[2].status = 409;
