@@ -23,7 +23,7 @@ const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
 
 /// A record that is not on the log yet.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Request {
     what: What,
     key: Option<&'static str>,
@@ -87,7 +87,7 @@ impl Request {
         self
     }
 
-    fn record(&self, offset: i64, timestamp_ms: i64, rules_seen: i64) -> Record<SaleEvent> {
+    fn record(self, offset: i64, timestamp_ms: i64, rules_seen: i64) -> Record<SaleEvent> {
         let requested_at = timestamp_ms + self.drift_ms;
         let key = self.key.map(str::to_owned);
         let nonce = nonce(offset);

@@ -70,7 +70,7 @@ fn rules_that_were_not_read_yet_leave_the_state_as_it_is() {
     let story = given([checkout("ann", 7)]);
     let before = story.sales.digest();
     let request = checkout("bob", 0).at(60 * MINUTE).rules_seen(1);
-    let story = story.when(request.clone());
+    let story = story.when(request);
     assert_eq!(story.passed, Some(Err(RulesMissing { rules_seen: 1 })));
     assert_eq!(story.sales.digest(), before);
     story

@@ -42,6 +42,8 @@ enum Asked {
     /// With the code that is so many before the newest.
     Purchase(usize),
     Forged(usize, Forgery),
+    /// What was asked for so many records before, with the same key.
+    Again(usize),
     Barrier,
 }
 
@@ -82,11 +84,14 @@ fn step() -> impl Strategy<Value = Step> {
 fn clock() -> impl Strategy<Value = Clock> {
     let edges = select(vec![1, 2, 60, 600, 3_600]);
     prop_oneof![
-        4 => Just(Clock::By(0)),
-        12 => (1..1_500_i64).prop_map(Clock::By),
-        2 => (1..40 * MINUTE).prop_map(Clock::By),
-        4 => (edges, -1..=1_i64).prop_map(|(seconds, by)| Clock::ToEdge(seconds, by)),
+        8 => Just(Clock::By(0)),
+        10 => (1..300_i64).prop_map(Clock::By),
+        4 => (300..1_500_i64).prop_map(Clock::By),
+        // Where a reservation of that record ends.
+        5 => (1..=5_i64, -1..=1_i64).prop_map(|(seconds, by)| Clock::By(seconds * SECOND + by)),
+        3 => (edges, -1..=1_i64).prop_map(|(seconds, by)| Clock::ToEdge(seconds, by)),
         2 => (-5_000..0_i64).prop_map(Clock::By),
+        1 => (1..40 * MINUTE).prop_map(Clock::By),
         1 => (1..=3_i64).prop_map(|hours| Clock::By(hours * HOUR_MS)),
         1 => (-3 * HOUR_MS..3 * HOUR_MS).prop_map(Clock::By),
     ]
@@ -101,14 +106,16 @@ fn asked() -> impl Strategy<Value = Asked> {
     ];
     prop_oneof![
         12 => (0..3_i64, 0..5_i32).prop_map(|(user_id, item_id)| Asked::Checkout(user_id, item_id)),
-        9 => (0..5_usize).prop_map(Asked::Purchase),
+        6 => Just(Asked::Purchase(0)),
+        5 => (0..5_usize).prop_map(Asked::Purchase),
         2 => (0..5_usize, forgery).prop_map(|(back, how)| Asked::Forged(back, how)),
+        4 => (0..6_usize).prop_map(Asked::Again),
         1 => Just(Asked::Barrier),
     ]
 }
 
 fn some_rules() -> impl Strategy<Value = SaleRulesSet> {
-    let sale_seconds = select(vec![1, 2, 3, 10, 60, 600, 1_800, 3_600]);
+    let sale_seconds = select(vec![1, 3, 10, 60, 600, 1_800, 3_600]);
     (1..=4, 1..=3, 1..=5, sale_seconds)
         .prop_map(|(items, limit, reservation, sale)| rules(items, limit, reservation, sale))
 }
@@ -117,7 +124,7 @@ fn log(steps: &[Step]) -> Log {
     let mut log = Log::default();
     log.set(rules(3, 2, 4, 3_600));
     let (mut now_ms, mut codes) = (NINE, Vec::new());
-    let mut live = Live::default();
+    let (mut live, mut requests) = (Live::default(), Vec::new());
     for (offset, step) in (0..).zip(steps) {
         if let Some(rules) = step.new_rules {
             log.set(rules);
@@ -126,11 +133,8 @@ fn log(steps: &[Step]) -> Log {
             Clock::By(ms) => (now_ms + ms).max(0),
             Clock::ToEdge(seconds, by) => (now_ms / (seconds * 1_000) + 1) * seconds * 1_000 + by,
         };
-        let request = Request {
-            key: step.key.map(|key| ["k", "other"][usize::from(key)]),
-            drift_ms: step.drift_ms,
-            ..request(step.what.with(&codes))
-        };
+        let request = step.request(&codes, &requests);
+        requests.push(request);
         // The usual rules have ten thousand items: nothing would collide.
         let rules_seen = (log.rules_end - step.rules_unseen).max(1);
         log.records.push(request.record(offset, now_ms, rules_seen));
@@ -146,17 +150,28 @@ fn log(steps: &[Step]) -> Log {
     log
 }
 
-impl Asked {
-    fn with(&self, codes: &[Code]) -> What {
-        let code = |back: usize| match codes.len() {
-            0 => code(0),
-            count => codes[count.saturating_sub(back + 1)],
+impl Step {
+    fn request(&self, codes: &[Code], before: &[Request]) -> Request {
+        let code = |back: usize| codes.iter().rev().nth(back).copied().unwrap_or(code(0));
+        let what = match self.what {
+            Asked::Checkout(user_id, item_id) => What::Checkout { user_id, item_id },
+            Asked::Purchase(back) => What::Purchase(code(back)),
+            Asked::Forged(back, how) => What::Purchase(how.of(code(back))),
+            Asked::Again(back) => match before.iter().rev().nth(back) {
+                Some(first) => {
+                    return Request {
+                        drift_ms: self.drift_ms,
+                        ..*first
+                    };
+                }
+                None => What::Barrier,
+            },
+            Asked::Barrier => What::Barrier,
         };
-        match *self {
-            Self::Checkout(user_id, item_id) => What::Checkout { user_id, item_id },
-            Self::Purchase(back) => What::Purchase(code(back)),
-            Self::Forged(back, how) => What::Purchase(how.of(code(back))),
-            Self::Barrier => What::Barrier,
+        Request {
+            key: self.key.map(|key| ["k", "other"][usize::from(key)]),
+            drift_ms: self.drift_ms,
+            ..request(what)
         }
     }
 }

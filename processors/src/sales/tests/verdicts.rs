@@ -1,17 +1,19 @@
 //! On every log, the verdicts are those of the model, and what was promised holds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 use super::{
-    logs::{Live, Log, logs},
+    logs::{Live, logs},
     model::{Answer, Given, Model, Said},
     *,
 };
 
 const RECORDS_MAX: usize = 80;
 const LOGS: u32 = 1_000;
+/// Enough to see everything.
+const SAMPLES: usize = 300;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(LOGS))]
@@ -54,6 +56,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_random_logs_have_everything_that_can_happen() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeSet::new();
+    for _ in 0..SAMPLES {
+        let log = logs(RECORDS_MAX).new_tree(&mut runner).unwrap().current();
+        let mut live = Live::default();
+        for index in 0..log.records.len() {
+            seen.insert(match live.fold(&log, index) {
+                Passed::Barrier => ("barrier", false),
+                Passed::Void => ("void", false),
+                Passed::Decided(decision) => (decision.verdict.name(), decision.is_replayed),
+            });
+        }
+    }
+    let count = |wanted| seen.iter().filter(|(_, again)| *again == wanted).count();
+    // Two that are no verdicts, two successes, nine refusals; what cannot be repeated is a key that was used before.
+    assert_eq!((count(false), count(true)), (13, 10), "{seen:?}");
 }
 
 /// In the words of the model.
@@ -124,7 +146,7 @@ impl Seen {
                 });
             }
             (SaleEvent::PurchaseRequested(purchase), Verdict::Purchased { item_id, user_id }) => {
-                self.buy(purchase.code, item_id, user_id, decision)
+                self.buy(purchase.code, item_id, user_id, decision);
             }
             _ => {}
         }

@@ -114,7 +114,9 @@ impl History {
             (Claim::NotApplied, verdict) => *verdict == Verdict::Void,
             (_, Verdict::Reserved { code, .. }) => answer.status == 200 && *code == answer.said,
             (_, Verdict::Purchased { .. }) => answer.status == 200,
-            (_, Verdict::Refused(reason)) => answer.status != 200 && *reason == answer.said,
+            (_, Verdict::Refused(reason)) => {
+                *reason == answer.said && is_status_of(answer.status, reason)
+            }
             (_, Verdict::None | Verdict::Void) => false,
         };
         is_so
@@ -152,5 +154,13 @@ impl History {
                 is_lie.then(|| format!("{}: but there is {offsets:?}", answer.brief()))
             })
             .collect()
+    }
+}
+
+fn is_status_of(status: u16, reason: &str) -> bool {
+    match reason {
+        "key_reused" => status == 422,
+        "no_such_item" => (400..500).contains(&status),
+        _ => status == 409,
     }
 }

@@ -69,6 +69,7 @@ fn truth(history: &History) -> Vec<Answer> {
                 Verdict::Void => (503, "not_applied"),
                 Verdict::Reserved { code, .. } => (200, code.as_str()),
                 Verdict::Purchased { .. } => (200, ""),
+                Verdict::Refused(reason @ "key_reused") => (422, *reason),
                 Verdict::Refused(reason) => (409, *reason),
             };
             Answer {

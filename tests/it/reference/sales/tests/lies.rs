@@ -43,6 +43,17 @@ fn another_reason_is_found() {
 }
 
 #[test]
+fn another_status_than_that_of_the_reason_is_found() {
+    let mut answers = truth(&simple());
+    answers[1].status = 422;
+    must_find(
+        &simple(),
+        &answers,
+        "the log says Refused(\"item_reserved\")",
+    );
+}
+
+#[test]
 fn a_refusal_of_what_was_granted_is_found() {
     let mut answers = truth(&simple());
     answers[2].status = 409;
@@ -225,9 +236,11 @@ fn all_bought(requests: impl IntoIterator<Item = (i64, i64)>) -> (History, Vec<A
     let history = history(checkouts.into_iter().chain(purchases));
     let mut answers = truth(&history);
     for (offset, answer) in (0..).zip(&mut answers) {
-        let is_checkout = matches!(answer.request, Request::Checkout { .. });
         answer.status = 200;
-        answer.said = is_checkout.then(|| code_of(offset)).unwrap_or_default();
+        answer.said = match answer.request {
+            Request::Checkout { .. } => code_of(offset),
+            Request::Purchase { .. } => String::new(),
+        };
     }
     (history, answers)
 }
