@@ -2,7 +2,8 @@
 //!
 //! * [`append`]: records to the broker, and what became of them; [`writer`]: events of one topic as such records;
 //!   [`lane`]: many single appends in few batches.
-//! * [`emit`]: bulk appends for the command line; one file a domain with samples and importers: [`clicks`], [`orders`].
+//! * [`emit`]: bulk appends for the command line; one file a domain with samples and importers: [`clicks`], [`orders`],
+//!   [`sales`].
 //! * [`kafka`]: addresses and client settings; [`topics`]: topics as they have to be; [`partition`]: Java's partitioner.
 //! * [`clock`]: the one place where time and chance enter; [`metrics`]: counters for `/metrics`; [`trace`]: which
 //!   request an event comes from; [`headers`]: reading them from a record.
@@ -18,6 +19,7 @@ pub mod lane;
 pub mod metrics;
 pub mod orders;
 pub mod partition;
+pub mod sales;
 pub mod topics;
 pub mod trace;
 pub mod writer;

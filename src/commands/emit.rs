@@ -1,5 +1,9 @@
 //! `millrace emit`: appends events, and says truthfully what became of them.
 
+mod crowd;
+mod sale_rules;
+mod sales;
+
 use std::{
     cell::Cell,
     fs,
@@ -27,6 +31,7 @@ use schemas::{
     position::Position,
 };
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -41,6 +46,10 @@ pub async fn emit(connection: &Connection, what: Emit) -> Result<()> {
     match what {
         Emit::Click(args) => emit_clicks(connection, &args).await,
         Emit::Order(args) => emit_orders(connection, &args).await,
+        Emit::SaleRules(args) => sale_rules::set(connection, &args).await,
+        Emit::Checkout(args) => sales::checkout(connection, args).await,
+        Emit::Purchase(args) => sales::purchase(connection, args).await,
+        Emit::Sale(args) => crowd::come(connection, &args).await,
     }
 }
 
@@ -157,16 +166,7 @@ async fn send<E: Event>(
     events: impl ExactSizeIterator<Item = E>,
     manner: Manner,
 ) -> Result<Sent> {
-    let kafka = connection.kafka();
-    let registry = connection.registry()?;
-    {
-        let kafka = kafka.clone();
-        tokio::task::spawn_blocking(move || Checker::new(&kafka)?.check(&[E::TOPIC])).await??;
-    }
-    let appender = Appender::new(&kafka, Profile::Bulk, AppendMetrics::default())?;
-    let writer = EventWriter::<E>::new(Arc::new(appender), &kafka.prefix);
-    writer.register(&registry).await?;
-
+    let writer = writer::<E>(connection, Profile::Bulk).await?;
     let bar = progress_bar(events.len() as u64);
     let total = events.len() as u64;
     let acknowledged = Cell::new(0);
@@ -203,6 +203,20 @@ async fn send<E: Event>(
         trace: trace_id,
         interrupted: stop.is_cancelled(),
     })
+}
+
+/// What appends events to their topic, which is there.
+async fn writer<E: Event>(connection: &Connection, profile: Profile) -> Result<EventWriter<E>> {
+    let kafka = connection.kafka();
+    let registry = connection.registry()?;
+    {
+        let kafka = kafka.clone();
+        spawn_blocking(move || Checker::new(&kafka)?.check(&[E::TOPIC])).await??;
+    }
+    let appender = Appender::new(&kafka, profile, AppendMetrics::default())?;
+    let writer = EventWriter::<E>::new(Arc::new(appender), &kafka.prefix);
+    writer.register(&registry).await?;
+    Ok(writer)
 }
 
 /// Drawn on a terminal only.

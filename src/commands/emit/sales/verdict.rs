@@ -1,0 +1,210 @@
+//! How the verdict on a request is told: granted, refused, void, or not known.
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use processors::sales::{DRIFT_MAX_MS, Decision, Passed, Refused, Verdict};
+use producers::trace::TraceId;
+use schemas::{position::Position, sales::Code};
+use serde::Serialize;
+
+use super::Settled;
+use crate::{cli::Asking, output};
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    Checkout { user_id: i64, item_id: i32 },
+    Purchase { code: Code },
+}
+
+impl Asked {
+    /// What to tell where it is not known whether the request counts.
+    pub(super) fn unknown(self, why: &str, asking: &Asking) -> String {
+        let how_to_go_on = match (&asking.key, self) {
+            (Some(_), _) => {
+                "the same command with the same --key asks again and gets the one true answer"
+            }
+            (None, Self::Purchase { .. }) => {
+                "ask again: if the answer is code_used, this request or one before has bought it"
+            }
+            (None, Self::Checkout { .. }) => {
+                "if it counts, the item is reserved until it lapses and its code is lost; with --key the same command could be repeated and would get the one true answer"
+            }
+        };
+        format!("it is not known what became of the request: {why}; to go on: {how_to_go_on}")
+    }
+}
+
+/// What the log says of a request.
+pub(super) struct Answer<'a> {
+    pub(super) asked: Asked,
+    /// By the clock of this machine.
+    pub(super) requested_at_ms: i64,
+    pub(super) settled: Settled,
+    /// The full name.
+    pub(super) topic: &'a str,
+    pub(super) trace: TraceId,
+}
+
+/// The same for programs.
+#[derive(Debug, Default, Serialize)]
+struct Told {
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_id: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sale_id: Option<String>,
+    position: String,
+    replayed: bool,
+    trace_id: String,
+}
+
+impl Answer<'_> {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// Why what was asked for was not granted.
+    pub(super) fn tell(&self, as_json: bool) -> Result<()> {
+        if as_json {
+            output::json(&self.told())?;
+        }
+        let decision = match self.settled.passed {
+            Passed::Decided(decision) => decision,
+            Passed::Void => bail!("{}", self.void()),
+            Passed::Barrier => unreachable!("a barrier asks for nothing"),
+        };
+        if let Verdict::Refused(why) = decision.verdict {
+            bail!("{}", self.refused(why, decision));
+        }
+        if as_json {
+            return Ok(());
+        }
+        output::lines(&self.granted(decision))
+    }
+
+    fn told(&self) -> Told {
+        let mut told = Told {
+            verdict: "void",
+            position: self.position(),
+            trace_id: self.trace.to_string(),
+            ..Told::default()
+        };
+        match self.asked {
+            Asked::Checkout { user_id, item_id } => {
+                (told.user_id, told.item_id) = (Some(user_id), Some(item_id));
+            }
+            Asked::Purchase { code } => told.code = Some(code),
+        }
+        let Passed::Decided(decision) = self.settled.passed else {
+            return told;
+        };
+        told.verdict = decision.verdict.name();
+        told.sale_id = Some(decision.sale.to_string());
+        told.replayed = decision.is_replayed;
+        match decision.verdict {
+            Verdict::Reserved {
+                code,
+                expires_at_ms,
+            } => (told.code, told.expires_at) = (Some(code), Some(time(expires_at_ms))),
+            Verdict::Purchased { item_id, user_id } => {
+                (told.item_id, told.user_id) = (Some(item_id), Some(user_id));
+            }
+            Verdict::Refused(_) => {}
+        }
+        told
+    }
+
+    fn granted(&self, decision: Decision) -> String {
+        let position = self.position();
+        let again = again(decision);
+        match (self.asked, decision.verdict) {
+            (
+                Asked::Checkout { user_id, item_id },
+                Verdict::Reserved {
+                    code,
+                    expires_at_ms,
+                },
+            ) => {
+                let until = time(expires_at_ms);
+                format!(
+                    "reserved item {item_id} for user {user_id}: code {code}, until {until}, position {position}{again}\nmillrace emit purchase --code {code}\n"
+                )
+            }
+            (_, Verdict::Purchased { item_id, user_id }) => {
+                format!("user {user_id} has bought item {item_id}, position {position}{again}\n")
+            }
+            (_, other) => unreachable!("{} is no answer to {:?}", other.name(), self.asked),
+        }
+    }
+
+    fn refused(&self, why: Refused, decision: Decision) -> String {
+        let sentence = match (self.asked, why) {
+            (Asked::Checkout { item_id, .. }, Refused::NoSuchItem) => {
+                format!("the sale has no item {item_id}")
+            }
+            (Asked::Checkout { item_id, .. }, Refused::ItemReserved) => {
+                format!("item {item_id} is reserved")
+            }
+            (Asked::Checkout { item_id, .. }, Refused::ItemSold) => {
+                format!("item {item_id} is sold")
+            }
+            (Asked::Checkout { user_id, .. }, Refused::UserLimit) => format!(
+                "user {user_id} has bought and reserved as many items of this sale as one may"
+            ),
+            (_, Refused::SoldOut) => "every item of this sale is sold".to_owned(),
+            (_, Refused::CodeUnknown) => "no reservation has this code".to_owned(),
+            (_, Refused::CodeExpired) => "the reservation has lapsed".to_owned(),
+            (_, Refused::CodeUsed) => "it was bought with this code already".to_owned(),
+            (_, Refused::KeyReused) => "the key came with another request before".to_owned(),
+            (Asked::Purchase { .. }, other) => other.name().replace('_', " "),
+        };
+        format!(
+            "refused: {}: {sentence}, sale {}, position {}{}",
+            why.name(),
+            decision.sale,
+            self.position(),
+            again(decision)
+        )
+    }
+
+    /// Its times are too far apart for it to count.
+    fn void(&self) -> String {
+        format!(
+            "void, as if it had not been made: this machine's clock said {} when the request was made, the broker's {} when it came, and they may be {} s apart; set the clocks right and ask again (position {})",
+            time(self.requested_at_ms),
+            time(self.settled.timestamp_ms),
+            DRIFT_MAX_MS / 1_000,
+            self.position()
+        )
+    }
+
+    fn position(&self) -> String {
+        Position {
+            topic: self.topic.to_owned(),
+            partition: 0,
+            offset: self.settled.offset,
+        }
+        .to_string()
+    }
+}
+
+fn again(decision: Decision) -> &'static str {
+    if decision.is_replayed {
+        " (the first answer to this key, once more)"
+    } else {
+        ""
+    }
+}
+
+/// As RFC 3339 has it.
+fn time(at_ms: i64) -> String {
+    Timestamp::from_millisecond(at_ms)
+        .unwrap_or_default()
+        .to_string()
+}
