@@ -12,7 +12,7 @@ mod load;
 mod postgres;
 mod registry;
 mod schedule;
-mod servers;
+pub mod servers;
 mod shutdown;
 mod silence;
 mod witness;
