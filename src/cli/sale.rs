@@ -28,7 +28,8 @@ pub struct EmitSaleRules {
     /// Sends nothing and prints the event.
     #[arg(long)]
     pub dry_run: bool,
-    /// Prints JSON: the rules, their position, since which hour they may hold and from which at the latest.
+    /// Prints JSON: the rules, their position, from which hour they may hold (holds_from) and from which
+    /// at the latest (holds_at_the_latest_from).
     #[arg(long)]
     pub json: bool,
 }
@@ -91,7 +92,8 @@ pub struct EmitSale {
     /// Sends nothing and says what would be sent.
     #[arg(long)]
     pub dry_run: bool,
-    /// Prints the outcome as JSON.
+    /// Prints the outcome as JSON: requests, checkouts, purchases, reserved, purchased, refused by reason, void,
+    /// not_written, unknown, sales, position, seconds, p50_ms, p99_ms, trace_id, error.
     #[arg(long)]
     pub json: bool,
 }

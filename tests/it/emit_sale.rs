@@ -458,3 +458,24 @@ async fn a_lost_acknowledgement_is_unknown_and_the_key_finds_the_answer() {
     assert_eq!(answer["replayed"], true);
     assert_eq!(answer["code"], wanted[0].code.clone().unwrap());
 }
+
+#[tokio::test]
+async fn a_crowd_has_seen_the_rules_that_are_set_while_it_comes() {
+    let world = World::new("newrules").await;
+    let crowd = world.spawn(
+        &["emit", "sale", "--users", "1000000", "--rate", "100"],
+        &[],
+    );
+    eventually("requests are on the log", async || {
+        (world.ends("sales").await[0] > 5).then_some(())
+    })
+    .await;
+    world.emit_well("sale-rules --items 5").await;
+    eventually("requests have seen the rules", async || {
+        let records = world.read_topic("sales").await;
+        let newest = reference::events(&world, &records[records.len() - 1..]).await;
+        (newest[0]["rules_seen"] == 1).then_some(())
+    })
+    .await;
+    drop(crowd);
+}

@@ -6,7 +6,7 @@ mod latencies;
 mod outcome;
 mod run;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use producers::{
     append::Profile,
     clock,
@@ -45,7 +45,8 @@ pub(super) async fn come(connection: &Connection, args: &EmitSale) -> Result<()>
     };
     // The way there and back is proved before the first request: that takes longest, and is none of the sale's time.
     let barrier = Stamp::now(rules_seen);
-    writer.append(&barrier.barrier(), &origin).await?;
+    let appended = writer.append(&barrier.barrier(), &origin).await;
+    appended.context("nobody has come: try again")?;
     follower.has_passed(barrier.nonce).await?;
 
     let crowd = crowd(args.items.unwrap_or(items));

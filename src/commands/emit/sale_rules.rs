@@ -1,15 +1,14 @@
 //! `millrace emit sale-rules`: sets rules, and says from when they hold.
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
-use processors::sales::{HOUR_MS, window::Window};
+use processors::sales::HOUR_MS;
 use producers::{append::Profile, clock, trace::Trace, writer::Context as Origin};
 use schemas::{
     event::{Event, summary},
     sale_rules::SaleRulesSet,
 };
 use serde_json::json;
-use tokio::{runtime::Handle, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -37,15 +36,16 @@ pub(super) async fn set(connection: &Connection, args: &EmitSaleRules) -> Result
         trace: Some(Trace::start()),
     };
     let appended = writer.append(&rules, &origin).await;
-    let position = appended.context("the same rules may be set again without harm")?;
+    let position =
+        appended.context("the rules may not be set; to set them once more does no harm")?;
     let position = position.map(|position| position.to_string());
     let holds = Holds::from_now(clock::now_ms(), last_ms);
     if args.json {
         return output::json(&json!({
             "rules": rules,
             "position": position,
-            "holds_from": time(holds.earliest_ms),
-            "holds_at_the_latest_from": time(holds.latest_ms),
+            "holds_from": output::time(holds.earliest_ms),
+            "holds_at_the_latest_from": output::time(holds.latest_ms),
         }));
     }
     let place = position.map_or_else(String::new, |position| format!(", position {position}"));
@@ -55,10 +55,8 @@ pub(super) async fn set(connection: &Connection, args: &EmitSaleRules) -> Result
 
 /// Time of the sales' log; none before its first request that counts.
 async fn time_of_the_log(connection: &Connection) -> Result<Option<i64>> {
-    let (kafka, registry) = (connection.kafka(), connection.registry()?);
-    let runtime = Handle::current();
+    let mut window = super::window(connection, CancellationToken::new())?;
     let reading = spawn_blocking(move || {
-        let mut window = Window::new(&kafka, &registry, runtime, CancellationToken::new());
         let ledger = window.ledger_at(window.end()?)?;
         anyhow::Ok(ledger.sales.last_ms())
     });
@@ -85,7 +83,7 @@ impl Holds {
     }
 
     fn told(self) -> String {
-        let latest = time(self.latest_ms);
+        let latest = output::time(self.latest_ms);
         if self.earliest_ms == self.latest_ms {
             return format!(
                 "they hold from {latest} on: the hour that runs keeps its rules, since there were requests in it"
@@ -95,13 +93,6 @@ impl Holds {
             "they hold from the next request on, since nobody has asked for anything in this hour yet; at the latest from {latest}, if somebody does who has not seen them"
         )
     }
-}
-
-/// As RFC 3339 has it.
-fn time(at_ms: i64) -> String {
-    Timestamp::from_millisecond(at_ms)
-        .unwrap_or_default()
-        .to_string()
 }
 
 #[cfg(test)]

@@ -12,10 +12,7 @@ use producers::{
     writer::{AppendError, Context as Origin},
 };
 use schemas::sales::SaleEvent;
-use tokio::{
-    runtime::Handle,
-    task::{block_in_place, spawn_blocking},
-};
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use self::verdict::{Answer, Asked};
@@ -43,7 +40,7 @@ async fn ask(connection: &Connection, asked: Asked, asking: Asking) -> Result<()
         }
         Asked::Purchase { code } => stamp.purchase(code, asking.key.clone()),
     };
-    let mut window = window(connection)?;
+    let mut window = super::window(connection, CancellationToken::new())?;
     if asking.dry_run {
         let rules_seen = block_in_place(|| {
             let mut book = RuleBook::default();
@@ -82,12 +79,6 @@ async fn ask(connection: &Connection, asked: Asked, asking: Asking) -> Result<()
         trace: trace_id,
     }
     .tell(asking.json)
-}
-
-fn window(connection: &Connection) -> Result<Window> {
-    let (kafka, registry) = (connection.kafka(), connection.registry()?);
-    let stop = CancellationToken::new();
-    Ok(Window::new(&kafka, &registry, Handle::current(), stop))
 }
 
 /// The own record, and what became of it.

@@ -39,6 +39,8 @@ pub(super) enum Heard {
         /// Next offset of `sale-rules`.
         rules_seen: i64,
     },
+    /// Something is wrong that may pass.
+    Trouble(String),
 }
 
 /// An event, and what became of it.
@@ -58,14 +60,12 @@ pub(super) struct Follower {
 impl Follower {
     /// Begins to read, on a thread of its own.
     pub(super) fn start(connection: &Connection) -> Result<Self> {
-        let (kafka, registry) = (connection.kafka(), connection.registry()?);
         let (sender, heard) = mpsc::channel(HEARD_MAX);
-        let (runtime, stop) = (Handle::current(), CancellationToken::new());
-        let window = Window::new(&kafka, &registry, runtime.clone(), stop.clone());
+        let stop = CancellationToken::new();
         let reader = Reader {
-            window,
-            kafka,
-            runtime,
+            window: super::super::window(connection, stop.clone())?,
+            kafka: connection.kafka(),
+            runtime: Handle::current(),
             stop: stop.clone(),
             sender,
         };
@@ -120,6 +120,7 @@ struct Reader {
 enum News {
     Sales(Batch),
     Rules,
+    Trouble(String),
     Nothing,
 }
 
@@ -159,6 +160,7 @@ impl Reader {
                     let rules_seen = ledger.book.next_offset();
                     self.tell(Heard::Rules { rules_seen })?;
                 }
+                News::Trouble(what) => self.tell(Heard::Trouble(what))?,
                 News::Nothing => {}
             }
         }
@@ -199,10 +201,7 @@ fn news(delivered: Option<Delivered>, of_batch: impl Fn(Batch) -> News) -> Resul
     match delivered {
         Some(Delivered::Batch(batch)) => Ok(of_batch(batch)),
         Some(Delivered::Started) => Ok(News::Nothing),
-        Some(Delivered::Trouble(what)) => {
-            tracing::warn!(what, "has trouble with the broker and goes on reading");
-            Ok(News::Nothing)
-        }
+        Some(Delivered::Trouble(what)) => Ok(News::Trouble(what)),
         Some(Delivered::Halted(why) | Delivered::Broken(why)) => Err(anyhow!(why)),
         None => Err(anyhow!("the reading thread has ended")),
     }

@@ -52,6 +52,8 @@ pub(super) struct Run<'a, W> {
     under_way: VecDeque<UnderWay>,
     is_stopping: bool,
     heard_at: Instant,
+    /// What the reading complained of last.
+    trouble: String,
     outcome: Outcome,
 }
 
@@ -88,6 +90,7 @@ impl<'a, W: Iterator<Item = Wish>> Run<'a, W> {
             under_way: VecDeque::new(),
             is_stopping: false,
             heard_at: Instant::now(),
+            trouble: String::new(),
         }
     }
 
@@ -107,7 +110,7 @@ impl<'a, W: Iterator<Item = Wish>> Run<'a, W> {
                 appended = oldest(&mut self.under_way) => self.take_note(&appended),
                 () = sleep_until(self.next_at), if self.may_send() => self.send_due(),
                 () = sleep_until(self.heard_at + PATIENCE), if !self.waiting.is_empty() => {
-                    self.stop(format!("no verdict has come for {} s", PATIENCE.as_secs()));
+                    self.stop(format!("no verdict has come for {} s{}", PATIENCE.as_secs(), self.trouble));
                     break;
                 }
                 _ = &mut interrupt => {
@@ -152,6 +155,7 @@ impl<'a, W: Iterator<Item = Wish>> Run<'a, W> {
             Heard::Rules { rules_seen } | Heard::Started { rules_seen, .. } => {
                 self.rules_seen = rules_seen;
             }
+            Heard::Trouble(what) => self.trouble = format!(" ({what})"),
         }
     }
 

@@ -1,7 +1,6 @@
 //! How the verdict on a request is told: granted, refused, void, or not known.
 
 use anyhow::{Result, bail};
-use jiff::Timestamp;
 use processors::sales::{DRIFT_MAX_MS, Decision, Passed, Refused, Verdict};
 use producers::trace::TraceId;
 use schemas::{position::Position, sales::Code};
@@ -111,7 +110,7 @@ impl Answer<'_> {
             Verdict::Reserved {
                 code,
                 expires_at_ms,
-            } => (told.code, told.expires_at) = (Some(code), Some(time(expires_at_ms))),
+            } => (told.code, told.expires_at) = (Some(code), Some(output::time(expires_at_ms))),
             Verdict::Purchased { item_id, user_id } => {
                 (told.item_id, told.user_id) = (Some(item_id), Some(user_id));
             }
@@ -131,7 +130,7 @@ impl Answer<'_> {
                     expires_at_ms,
                 },
             ) => {
-                let until = time(expires_at_ms);
+                let until = output::time(expires_at_ms);
                 format!(
                     "reserved item {item_id} for user {user_id}: code {code}, until {until}, position {position}{again}\nmillrace emit purchase --code {code}\n"
                 )
@@ -177,8 +176,8 @@ impl Answer<'_> {
     fn void(&self) -> String {
         format!(
             "void, as if it had not been made: this machine's clock said {} when the request was made, the broker's {} when it came, and they may be {} s apart; set the clocks right and ask again (position {})",
-            time(self.requested_at_ms),
-            time(self.settled.timestamp_ms),
+            output::time(self.requested_at_ms),
+            output::time(self.settled.timestamp_ms),
             DRIFT_MAX_MS / 1_000,
             self.position()
         )
@@ -202,9 +201,86 @@ fn again(decision: Decision) -> &'static str {
     }
 }
 
-/// As RFC 3339 has it.
-fn time(at_ms: i64) -> String {
-    Timestamp::from_millisecond(at_ms)
-        .unwrap_or_default()
-        .to_string()
+#[cfg(test)]
+mod tests {
+    use producers::trace::Trace;
+    use schemas::sales::SaleId;
+
+    use super::*;
+
+    fn answer(asked: Asked, passed: Passed) -> Answer<'static> {
+        Answer {
+            asked,
+            requested_at_ms: 1_795_251_600_000,
+            settled: Settled {
+                offset: 12,
+                timestamp_ms: 1_795_251_640_000,
+                passed,
+            },
+            topic: "shop.sales",
+            trace: Trace::start().id,
+        }
+    }
+
+    fn decided(verdict: Verdict, is_replayed: bool) -> Passed {
+        Passed::Decided(Decision {
+            sale: SaleId::starting_at_ms(1_795_251_600_000),
+            at_ms: 1_795_251_640_000,
+            verdict,
+            is_replayed,
+        })
+    }
+
+    const CHECKOUT: Asked = Asked::Checkout {
+        user_id: 3,
+        item_id: 7,
+    };
+
+    #[test]
+    fn a_void_request_is_told_with_both_clocks() {
+        let answer = answer(CHECKOUT, Passed::Void);
+        let error = answer.tell(true).unwrap_err().to_string();
+        for words in [
+            "void",
+            "2026-11-21T09:00:00Z",
+            "2026-11-21T09:00:40Z",
+            "30 s",
+            "shop.sales/0@12",
+        ] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
+        assert_eq!(answer.told().verdict, "void");
+    }
+
+    #[test]
+    fn an_answer_that_was_given_before_is_told_as_such() {
+        let refused = Verdict::Refused(Refused::ItemSold);
+        for (is_replayed, words) in [(true, "once more"), (false, "shop.sales/0@12")] {
+            let answer = answer(CHECKOUT, decided(refused, is_replayed));
+            assert_eq!(answer.told().replayed, is_replayed);
+            let error = answer.tell(true).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+            assert_eq!(error.contains("once more"), is_replayed);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_with_how_to_go_on() {
+        let asking = |key: Option<&str>| Asking {
+            key: key.map(str::to_owned),
+            dry_run: false,
+            json: false,
+        };
+        let code = "0192f0c1-2b3c-8d4e-9f50-617283940a1b".parse().unwrap();
+        for (asked, key, words) in [
+            (CHECKOUT, Some("k"), "same --key"),
+            (CHECKOUT, None, "until it lapses"),
+            (Asked::Purchase { code }, Some("k"), "same --key"),
+            (Asked::Purchase { code }, None, "code_used"),
+        ] {
+            let told = asked.unknown("timed out", &asking(key));
+            assert!(told.contains("not known") && told.contains("timed out"));
+            assert!(told.contains(words), "{told}");
+        }
+    }
 }
