@@ -216,8 +216,8 @@ impl<'a, W: Iterator<Item = Wish>> Run<'a, W> {
         let (due, buys, event) = match self.codes.pop_front() {
             Some((since, code)) => {
                 self.outcome.purchases += 1;
-                // The turn may have been free for long.
-                (since.max(self.next_at), false, stamp.purchase(code, None))
+                let due = since.max(self.next_at);
+                (due, false, stamp.purchase(code, None))
             }
             None => {
                 let wish = self.wishes.next()?;
@@ -227,7 +227,13 @@ impl<'a, W: Iterator<Item = Wish>> Run<'a, W> {
                 (self.next_at, wish.buys, event)
             }
         };
-        self.next_at = due + self.interval;
+        // What is late does not make the next ones late; only where there was nothing to send, turns have lapsed.
+        let turn = if self.wishes_left > 0 {
+            self.next_at
+        } else {
+            due
+        };
+        self.next_at = turn + self.interval;
         self.waiting.insert(stamp.nonce, Waiting { due, buys });
         Some(event)
     }
