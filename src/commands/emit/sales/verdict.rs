@@ -73,18 +73,11 @@ impl Answer<'_> {
         if as_json {
             output::json(&self.told())?;
         }
-        let decision = match self.settled.passed {
-            Passed::Decided(decision) => decision,
-            Passed::Void => bail!("{}", self.void()),
-            Passed::Barrier => unreachable!("a barrier asks for nothing"),
-        };
-        if let Verdict::Refused(why) = decision.verdict {
-            bail!("{}", self.refused(why, decision));
-        }
+        let granted = self.granted()?;
         if as_json {
             return Ok(());
         }
-        output::lines(&self.granted(decision))
+        output::lines(&granted)
     }
 
     fn told(&self) -> Told {
@@ -119,10 +112,19 @@ impl Answer<'_> {
         told
     }
 
-    fn granted(&self, decision: Decision) -> String {
+    fn granted(&self) -> Result<String> {
+        let decision = match self.settled.passed {
+            Passed::Decided(decision) => decision,
+            Passed::Void => bail!("{}", self.void()),
+            Passed::Barrier => unreachable!("a barrier asks for nothing"),
+        };
         let position = self.position();
         let again = again(decision);
-        match (self.asked, decision.verdict) {
+        Ok(match (self.asked, decision.verdict) {
+            (_, Verdict::Refused(why)) => bail!("{}", self.refused(why, decision)),
+            (_, Verdict::Purchased { item_id, user_id }) => {
+                format!("user {user_id} has bought item {item_id}, position {position}{again}\n")
+            }
             (
                 Asked::Checkout { user_id, item_id },
                 Verdict::Reserved {
@@ -135,11 +137,10 @@ impl Answer<'_> {
                     "reserved item {item_id} for user {user_id}: code {code}, until {until}, position {position}{again}\nmillrace emit purchase --code {code}\n"
                 )
             }
-            (_, Verdict::Purchased { item_id, user_id }) => {
-                format!("user {user_id} has bought item {item_id}, position {position}{again}\n")
+            (Asked::Purchase { .. }, Verdict::Reserved { .. }) => {
+                unreachable!("a purchase reserves nothing")
             }
-            (_, other) => unreachable!("{} is no answer to {:?}", other.name(), self.asked),
-        }
+        })
     }
 
     fn refused(&self, why: Refused, decision: Decision) -> String {
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn a_void_request_is_told_with_both_clocks() {
         let answer = answer(CHECKOUT, Passed::Void);
-        let error = answer.tell(true).unwrap_err().to_string();
+        let error = answer.granted().unwrap_err().to_string();
         for words in [
             "void",
             "2026-11-21T09:00:00Z",
@@ -258,7 +259,7 @@ mod tests {
         for (is_replayed, words) in [(true, "once more"), (false, "shop.sales/0@12")] {
             let answer = answer(CHECKOUT, decided(refused, is_replayed));
             assert_eq!(answer.told().replayed, is_replayed);
-            let error = answer.tell(true).unwrap_err().to_string();
+            let error = answer.granted().unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
             assert_eq!(error.contains("once more"), is_replayed);
         }
