@@ -13,7 +13,7 @@ mod postgres;
 mod registry;
 mod sale;
 mod schedule;
-mod servers;
+pub mod servers;
 mod shutdown;
 mod silence;
 mod witness;

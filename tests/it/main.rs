@@ -12,6 +12,7 @@ mod cli;
 mod clicks;
 mod cuts;
 mod doctor;
+mod emit_sale;
 mod faults;
 mod harness;
 mod health;
