@@ -20,6 +20,7 @@ pub mod position;
 pub mod registry;
 pub mod rules;
 pub mod sale_attempts;
+pub mod sale_items;
 pub mod sale_rules;
 pub mod sales;
 pub mod topics;
