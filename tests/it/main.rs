@@ -24,6 +24,7 @@ mod pages;
 mod positions;
 mod proxy;
 mod reference;
+mod sales_history;
 mod samples;
 mod server;
 mod together;

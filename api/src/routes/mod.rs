@@ -21,6 +21,8 @@ pub mod bench;
 pub mod clicks;
 pub mod health;
 pub mod orders;
+pub mod sale_images;
+pub mod sales_history;
 
 /// The largest body that is read, in bytes: a record holds no more.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -32,6 +34,8 @@ fn described() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::with_openapi(document::Head::openapi())
         .merge(clicks::router())
         .merge(orders::router())
+        .merge(sales_history::router())
+        .merge(sale_images::router())
         .merge(health::router())
         .merge(document::router())
 }
