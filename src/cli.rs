@@ -8,7 +8,7 @@ use std::{error::Error, fmt, path::PathBuf};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use processors::runtime;
-use schemas::position::Position;
+use schemas::{position::Position, sales::SaleId};
 
 pub use self::{
     connection::{Connection, Logging},
@@ -56,6 +56,12 @@ pub enum Command {
     ///
     /// Their bytes stay in the log; `show` prints them.
     DeadLetters(DeadLettersArgs),
+    /// Prove from the log that a sale kept its promises, and that the tables say the same.
+    ///
+    /// Reads what was requested in the sale and checks each verdict anew: no more is sold than there is, nothing twice,
+    /// nobody has more than the limit, and who buys has reserved in time. Then every item that was sold is compared with
+    /// Postgres. Fails if anything is not as it should be.
+    Audit(AuditArgs),
     /// Check brokers, topics, schemas, database and clocks, and say what to do about what is wrong.
     ///
     /// A line a check: ok, warning or failed. Writes nothing anywhere, and comes to an end also if a server is away.
@@ -283,6 +289,24 @@ pub struct LagArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct AuditArgs {
+    #[command(subcommand)]
+    pub what: Audit,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// A flash sale.
+    Sale {
+        /// Its name: when it starts in UTC, such as 20261121T0900Z.
+        id: SaleId,
+        /// Prints JSON, for programs: the sale, what was requested in it, and the differences.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Prints JSON, for programs: an object a line, with check, verdict and found.
     #[arg(long)]
@@ -400,6 +424,10 @@ mod tests {
             "millrace emit order --file a --seed 1",
             "millrace topics tail",
             "millrace topics get orders",
+            "millrace audit",
+            "millrace audit sale",
+            "millrace audit sale today",
+            "millrace audit sale 20260231T0900Z",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

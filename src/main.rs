@@ -51,6 +51,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Emit(args) => commands::emit::emit(&connection, args.what).await,
         Command::Topics(args) => commands::topics::topics(&connection, args).await,
         Command::Lag(args) => commands::lag::lag(&connection, &args).await,
+        Command::Audit(args) => commands::audit::audit(&connection, &args).await,
         Command::Doctor(args) => commands::doctor::doctor(&connection, &args).await,
         Command::DeadLetters(args) => commands::dead_letters::dead_letters(&connection, args).await,
     }

@@ -22,6 +22,7 @@ pub struct Clicks;
 
 impl Fold for Clicks {
     type Event = BannerClicked;
+    type Memory = ();
     type Prior = ();
     type Changes<'a> = Vec<Added>;
 
@@ -32,7 +33,7 @@ impl Fold for Clicks {
         Ok(())
     }
 
-    fn fold((): &(), records: &[Record<BannerClicked>]) -> Folded<Vec<Added>> {
+    fn fold((): &(), records: &[Record<BannerClicked>], _: &[()]) -> Folded<Vec<Added>> {
         let mut counts: HashMap<(i64, i64, i32), i64> = HashMap::new();
         for record in records {
             let minute = record.event.received_at.div_euclid(MINUTE_MS);
@@ -86,7 +87,7 @@ mod tests {
 
     /// given no rows, when these clicks are folded, then these rows grow.
     fn when(clicks: &[Record<BannerClicked>]) -> Vec<Added> {
-        Clicks::fold(&(), clicks).changes
+        Clicks::fold(&(), clicks, &[]).changes
     }
 
     #[test]

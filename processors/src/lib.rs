@@ -1,6 +1,7 @@
 //! Reading the log: pure folds, and the runtime that applies them exactly once.
 //!
-//! * One file a domain with its pure fold: [`clicks`], [`orders`]; [`fold`] says what a fold is.
+//! * One file a domain with its pure fold: [`clicks`], [`orders`], [`sales`], [`sale_attempts`]; [`fold`] says what a
+//!   fold is.
 //! * [`consumer`]: records from Kafka in batches; [`record`]: what a batch holds; [`interpret`]: from bytes to valid
 //!   events, or the reason why not.
 //! * [`runtime`]: the loop from batch to commit; [`watermarks`]: how far it has come, for those who wait;
@@ -17,6 +18,7 @@ pub mod lag;
 pub mod orders;
 pub mod record;
 pub mod runtime;
+pub mod sale_attempts;
 pub mod sales;
 pub mod status;
 pub mod watermarks;

@@ -22,6 +22,7 @@ pub struct Orders;
 
 impl Fold for Orders {
     type Event = OrderPlaced;
+    type Memory = ();
     type Prior = Prior;
     type Changes<'a> = Changes<'a>;
 
@@ -39,7 +40,11 @@ impl Fold for Orders {
         load(transaction, &uids).await
     }
 
-    fn fold<'a>(prior: &Prior, records: &'a [Record<OrderPlaced>]) -> Folded<Changes<'a>> {
+    fn fold<'a>(
+        prior: &Prior,
+        records: &'a [Record<OrderPlaced>],
+        _: &'a [()],
+    ) -> Folded<Changes<'a>> {
         let mut batch = Batch {
             prior,
             placed: HashMap::new(),
@@ -190,7 +195,7 @@ mod tests {
     #[test]
     fn new_orders_are_placed_sorted_by_uid() {
         let when = [at(0, order("b", "x")), at(1, order("a", "x"))];
-        let folded = Orders::fold(&given(&[]), &when);
+        let folded = Orders::fold(&given(&[]), &when, &[]);
         assert_eq!(
             then(&folded),
             (placed(&[("a", "x"), ("b", "x")]), vec![], vec![])
@@ -204,7 +209,7 @@ mod tests {
             at(6, order("b", "y")),
             at(7, order("b", "y")),
         ];
-        let folded = Orders::fold(&given(&[at(1, order("a", "x"))]), &when);
+        let folded = Orders::fold(&given(&[at(1, order("a", "x"))]), &when, &[]);
         assert_eq!(then(&folded), (placed(&[("b", "y")]), vec![], vec![]));
     }
 
@@ -215,7 +220,7 @@ mod tests {
             at(6, order("b", "y")),
             at(7, order("b", "z")),
         ];
-        let folded = Orders::fold(&given(&[at(1, order("a", "x"))]), &when);
+        let folded = Orders::fold(&given(&[at(1, order("a", "x"))]), &when, &[]);
         assert_eq!(then(&folded), (placed(&[("b", "y")]), vec![], vec![5, 7]));
         assert_eq!(folded.dead_letters[0].reason, "order_exists");
         assert_eq!(folded.dead_letters[0].record_at_ms, 50);
@@ -224,7 +229,7 @@ mod tests {
     #[test]
     fn an_earlier_record_that_is_folded_late_displaces_the_later_one() {
         let when = [at(1, order("a", "first"))];
-        let folded = Orders::fold(&given(&[at(5, order("a", "second"))]), &when);
+        let folded = Orders::fold(&given(&[at(5, order("a", "second"))]), &when, &[]);
         assert_eq!(
             then(&folded),
             (placed(&[("a", "first")]), vec!["a".to_owned()], vec![5])
@@ -270,7 +275,7 @@ mod tests {
                 let (mut stored, mut dead, mut start) = (Vec::new(), Vec::new(), 0);
                 for end in ends {
                     let prior = given(&stored);
-                    let folded = Orders::fold(&prior, &log[start..end]);
+                    let folded = Orders::fold(&prior, &log[start..end], &[]);
                     dead.extend(folded.dead_letters.iter().map(|letter| letter.offset));
                     apply_to(&mut stored, &folded);
                     start = end;

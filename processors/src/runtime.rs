@@ -25,9 +25,11 @@ use crate::{
     alarm::Alarm,
     clicks::Clicks,
     consumer::{Consumer, Delivered, Partitions, Reading, Start},
-    fold::Fold,
+    fold::{Fold, Memory as _, VerdictOf},
     orders::Orders,
     record::{Batch, Record},
+    sale_attempts::SaleAttempts,
+    sales::history::History,
     status::{Doing, FoldMetrics, OfProjection, Status},
     watermarks::Watermarks,
 };
@@ -36,6 +38,8 @@ use crate::{
 static FOLDS: &[(&str, Run)] = &[
     ("clicks", run_fold::<Clicks>),
     ("orders", run_fold::<Orders>),
+    ("sales", run_fold::<History>),
+    ("sale_attempts", run_fold::<SaleAttempts>),
 ];
 
 /// How long a batch waits for more records.
@@ -142,6 +146,8 @@ fn run_fold<F: Fold>(services: Services, stop: &CancellationToken) {
             () = runner.run() => {}
             () = stop.cancelled() => {}
         }
+        // Nothing may be left that needs this runtime.
+        runner.memory.ended().await;
         if let Some(consumer) = runner.consumer.take() {
             consumer.stop().await;
         }
@@ -156,6 +162,7 @@ struct Runner<F: Fold> {
     part: String,
     label: OfProjection,
     decoder: Decoder<F::Event>,
+    memory: F::Memory,
     connection: Option<PgConnection>,
     generation: Option<Generation>,
     consumer: Option<Consumer>,
@@ -179,6 +186,7 @@ impl<F: Fold> Runner<F> {
         services.metrics.begin(&[("projection", name)]);
         Self {
             decoder: Decoder::new(&topic),
+            memory: F::Memory::new(&services.kafka, &services.registry, &stop),
             topic,
             part: part(name),
             label: [("projection", name)],
@@ -331,12 +339,16 @@ impl<F: Fold> Runner<F> {
             return Ok(());
         }
         let read = self.read(batch).await?;
+        let Some(verdicts) = self.judge(&read).await else {
+            return Ok(());
+        };
         let mut pause = RETRY_FIRST;
         let mut one_by_one = false;
         while self.is_current(&read.batch) {
             self.connect().await?;
             let started = Instant::now();
-            match within(STEP_TIMEOUT, self.step(&read, one_by_one)).await {
+            let step = self.step(&read, &verdicts, one_by_one);
+            match within(STEP_TIMEOUT, step).await {
                 Ok(letters) => {
                     self.committed(&read, &letters, started);
                     return Ok(());

@@ -1,11 +1,14 @@
 //! The flash sale: a state machine that every process folds from the same log to the same verdicts. Before this:
-//! `schemas/src/sales.rs`; next: `processors/src/sales/window.rs`, which says from where to read.
+//! `schemas/src/sales.rs`; next: `processors/src/sales/window.rs`, which says from where to read, and
+//! `processors/src/sales/history.rs`, which makes tables of the verdicts.
 //!
 //! Time is that of the log. A request counts only if its record was stamped within [`DRIFT_MAX_MS`] of the time that
 //! its appender gave it; no other moves time. The sale is the interval of time that a request falls into: the first
 //! request that counts in a new one meets a fresh stock. What is older than the sale before is forgotten at that very
 //! record, the same in every process; so the state depends on nothing before [`window_start_ms`].
 
+pub mod audit;
+pub mod history;
 mod ledger;
 mod rules;
 mod sale;

@@ -1,6 +1,7 @@
 //! The tables of the clicks: counts per banner, minute and partition. Before this: `processors/src/clicks.rs`; next:
 //! `api/src/routes/clicks.rs`.
 
+use schemas::clicks::TOPIC;
 use sqlx::{PgConnection, Row};
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
 /// The projection.
 pub static PROJECTION: Projection = Projection {
     name: "clicks",
+    of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/clicks.sql"),
 };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use schemas::orders::{Item, OrderPlaced};
+use schemas::orders::{Item, OrderPlaced, TOPIC};
 use sqlx::{PgConnection, Row, postgres::PgArguments, query::Query};
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
 /// The projection.
 pub static PROJECTION: Projection = Projection {
     name: "orders",
+    of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/orders.sql"),
 };

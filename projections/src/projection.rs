@@ -1,5 +1,6 @@
 //! The list of projections, their tables and their generations.
 
+use schemas::topics::Topic;
 use sqlx::{
     Connection, PgConnection, PgExecutor, Row,
     migrate::{MigrateError, Migration, Migrator},
@@ -8,11 +9,16 @@ use sqlx::{
 use crate::{
     clicks,
     db::{Database, is_transient, is_unprepared},
-    orders,
+    orders, sale_attempts, sales,
 };
 
 /// Every projection.
-pub static PROJECTIONS: &[&Projection] = &[&clicks::PROJECTION, &orders::PROJECTION];
+pub static PROJECTIONS: &[&Projection] = &[
+    &clicks::PROJECTION,
+    &orders::PROJECTION,
+    &sales::PROJECTION,
+    &sale_attempts::PROJECTION,
+];
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -22,8 +28,10 @@ const PREPARE_LOCK: i64 = 0x6d69_6c6c_7261_6365;
 /// A projection: tables that are a fold of one topic.
 #[derive(Debug)]
 pub struct Projection {
-    /// Its name, and that of its live Postgres schema.
+    /// Its name, and that of its live Postgres schema: a word that SQL need not quote.
     pub name: &'static str,
+    /// The topic that it is a fold of.
+    pub of: &'static Topic,
     /// The version of the fold, raised whenever it would fold some log into other rows, or its tables change.
     pub version: i32,
     /// The statements that make its tables, run in an empty schema.
@@ -159,9 +167,9 @@ pub async fn migrated(connection: &mut PgConnection) -> sqlx::Result<Migrated> {
 }
 
 impl Projection {
-    /// The full name of the topic that it is a fold of: a projection and its topic have one name.
+    /// The full name of the topic that it is a fold of.
     pub fn topic(&self, prefix: &str) -> String {
-        format!("{prefix}{}", self.name)
+        self.of.full_name(prefix)
     }
 
     async fn make_first(&self, connection: &mut PgConnection, prefix: &str) -> sqlx::Result<()> {

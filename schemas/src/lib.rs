@@ -1,7 +1,7 @@
 //! Events, their Avro schemas and the wire format: what may stand on the log.
 //!
 //! * [`event`]: what every event has; one file a domain: [`clicks`], [`orders`], [`sales`] with
-//!   [`sale_rules`] and [`sale_attempts`].
+//!   [`sale_rules`], [`sale_attempts`] and [`sale_items`].
 //! * [`topics`]: the list of topics, the log's table of contents.
 //! * [`codec`]: bytes to events and back, in the Confluent wire format; [`hostile`]: whose schemas are not trusted.
 //! * [`registry`]: the client of a Confluent-compatible schema registry.
@@ -20,6 +20,7 @@ pub mod position;
 pub mod registry;
 pub mod rules;
 pub mod sale_attempts;
+pub mod sale_items;
 pub mod sale_rules;
 pub mod sales;
 pub mod topics;

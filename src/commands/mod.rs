@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod audit;
 pub mod dead_letters;
 pub mod doctor;
 pub mod emit;

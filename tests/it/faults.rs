@@ -70,7 +70,7 @@ impl Process {
     }
 
     /// How many lines of its logs have all of these words.
-    fn said(&self, words: &[&str]) -> usize {
+    pub fn said(&self, words: &[&str]) -> usize {
         let has = |line: &&String| words.iter().all(|word| line.contains(word));
         self.logs().iter().filter(has).count()
     }

@@ -26,6 +26,7 @@ mod positions;
 mod proxy;
 mod reference;
 mod sale;
+mod sales_history;
 mod samples;
 mod server;
 mod together;

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::world::{Process, World, http::Answer};
+use crate::{
+    sales_history::{Shop, name},
+    world::{Process, World, http::Answer},
+};
 
 const METHODS: [&str; 8] = [
     "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
@@ -15,6 +18,9 @@ const METHODS: [&str; 8] = [
 async fn every_address_knows_the_methods_that_the_document_lists_and_no_others() {
     let world = World::new("methods").await;
     let run = world.start(["run"]).await;
+    let shop = Shop::open(&world).await;
+    let sale = name(shop.append(vec![shop.checkout(7, 3)]).await[0].sale);
+    world.caught_up("sales").await;
     let document = run.get("/openapi.json").await;
     assert_eq!(document.header("content-type"), "application/json");
     let document = document.json();
@@ -30,7 +36,11 @@ async fn every_address_knows_the_methods_that_the_document_lists_and_no_others()
         if listed.contains("GET") {
             listed.insert("HEAD".to_owned());
         }
-        must_know(&run, path, &listed).await;
+        let path = path
+            .replace("{banner_id}", "7")
+            .replace("{sale_id}", &sale)
+            .replace("{file}", "3.svg");
+        must_know(&run, &path, &listed).await;
     }
     // The page is for people: the document does not list it.
     let get = ["GET", "HEAD"].map(str::to_owned).into();
@@ -41,11 +51,10 @@ async fn every_address_knows_the_methods_that_the_document_lists_and_no_others()
 
 /// An unknown method is refused with a list of those that are known (RFC 9110, 15.5.6).
 async fn must_know(run: &Process, path: &str, listed: &BTreeSet<String>) {
-    let path = path.replace("{banner_id}", "7");
     for method in METHODS {
         let what = format!("{method} {path}");
         let method: Method = method.parse().unwrap();
-        let answer = run.send(run.request(method.clone(), &path)).await;
+        let answer = run.send(run.request(method.clone(), path)).await;
         if listed.contains(method.as_str()) {
             let status = answer.status;
             assert!(

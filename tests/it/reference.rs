@@ -1,6 +1,7 @@
 //! A second fold of the log, written from the contract and as simple as can be: what the tables have to hold. It
 //! shares no code with the first.
 
+pub mod sale_tables;
 pub mod sales;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,8 +37,9 @@ impl World {
 
     /// The same where Postgres refused these orders.
     pub async fn must_be_what_the_log_says_but(&self, refused: &Refused) {
-        self.caught_up("clicks").await;
-        self.caught_up("orders").await;
+        for projection in ["clicks", "orders", "sales", "sale_attempts"] {
+            self.caught_up(projection).await;
+        }
         self.tables()
             .await
             .must_equal(&self.reference(refused).await);
@@ -48,6 +50,8 @@ impl World {
         let mut tables = Tables::default();
         self.fold_clicks(&mut tables).await;
         self.fold_orders(&mut tables, refused).await;
+        self.fold_sales(&mut tables).await;
+        self.fold_sale_attempts(&mut tables).await;
         tables
     }
 
@@ -103,7 +107,7 @@ impl World {
     /// What the tables hold.
     pub async fn tables(&self) -> Tables {
         let mut tables = Tables::default();
-        for (table, query) in QUERIES {
+        for (table, query) in QUERIES.iter().chain(&sale_tables::QUERIES) {
             for row in self.sql(query).await {
                 tables.put(table, &row["key"], &row["row"]);
             }
@@ -155,6 +159,10 @@ impl Tables {
             .entry(table)
             .or_default()
             .insert(key.to_string(), row.clone());
+    }
+
+    fn row(&self, table: &str, key: &Value) -> Option<Value> {
+        self.0.get(table)?.get(&key.to_string()).cloned()
     }
 
     fn covers(&mut self, projection: &str, record: &Record) {

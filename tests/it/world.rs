@@ -36,6 +36,9 @@ const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// How much of what a command said is shown where a test fails, in characters.
 const SHOWN_MAX: usize = 4_000;
 
+/// The topics of a world.
+const TOPICS: [&str; 5] = ["clicks", "orders", "sales", "sale-rules", "sale-attempts"];
+
 /// Where the servers are.
 #[derive(Debug, Clone)]
 pub struct Servers {
@@ -363,7 +366,7 @@ impl World {
 
     /// Waits until the live tables of a projection have everything that is on its topic now.
     pub async fn caught_up(&self, projection: &str) {
-        let ends = self.ends(projection).await;
+        let ends = self.ends(&topic_of(projection)).await;
         let query = format!(
             "SELECT partition, next_offset FROM millrace.checkpoints WHERE projection = '{projection}' AND live"
         );
@@ -414,12 +417,13 @@ impl World {
 
     /// Drops the topics, also those that the world did not make.
     pub async fn drop_topics(&self) {
-        drop_topics(
-            &self.servers,
-            &["clicks", "orders"].map(|name| self.topic(name)),
-        )
-        .await;
+        drop_topics(&self.servers, &TOPICS.map(|name| self.topic(name))).await;
     }
+}
+
+/// The topic of a projection.
+fn topic_of(projection: &str) -> String {
+    projection.replace('_', "-")
 }
 
 /// As far as it goes.
@@ -439,7 +443,7 @@ impl Drop for World {
     fn drop(&mut self) {
         let servers = self.servers.clone();
         let database = self.database.clone();
-        let topics = ["clicks", "orders"].map(|name| self.topic(name));
+        let topics = TOPICS.map(|name| self.topic(name));
         let has_topics = !self.is_without_topics;
         let tidy = async move {
             if let Ok(mut admin) = servers.postgres().await {

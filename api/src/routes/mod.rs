@@ -19,6 +19,8 @@ pub mod clicks;
 pub mod health;
 pub mod orders;
 pub mod sale;
+pub mod sale_images;
+pub mod sales_history;
 
 /// The largest body that is read, in bytes: a record holds no more.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -29,6 +31,8 @@ fn described() -> OpenApiRouter<Arc<Core>> {
         .merge(clicks::router())
         .merge(orders::router())
         .merge(sale::router())
+        .merge(sales_history::router())
+        .merge(sale_images::router())
         .merge(health::router())
         .merge(document::router())
 }

@@ -1,11 +1,13 @@
-//! From the bytes of a batch to its events; learns schema ids that are new, however long the registry is away.
+//! From the bytes of a batch to its events, and to what the memory makes of them; however long the registry is away.
 
 use projections::schema_ids;
 use schemas::{codec::LearnError, topics::subject};
 
-use super::{CONNECT_TIMEOUT, Halt, RETRY_FIRST, RETRY_MAX, Read, Runner, chain, within};
+use super::{
+    CONNECT_TIMEOUT, Halt, RETRY_FIRST, RETRY_MAX, Read, Runner, VerdictOf, chain, within,
+};
 use crate::{
-    fold::Fold,
+    fold::{Fold, Memory as _},
     interpret::{Failure, interpret},
     record::Batch,
     status::Doing,
@@ -35,6 +37,36 @@ impl<F: Fold> Runner<F> {
             records,
             rejected,
         })
+    }
+
+    /// What the memory makes of the records, however long it takes to warm up; none if the batch is out of date then.
+    pub(super) async fn judge(&mut self, read: &Read<F::Event>) -> Option<Vec<VerdictOf<F>>> {
+        let mut pause = RETRY_FIRST;
+        while self.is_current(&read.batch) {
+            match self.try_judge(read).await {
+                Ok(verdicts) => return Some(verdicts),
+                Err(error) => {
+                    self.doing(Doing::Waiting(format!("{error:#}")));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+        None
+    }
+
+    async fn try_judge(&mut self, read: &Read<F::Event>) -> anyhow::Result<Vec<VerdictOf<F>>> {
+        let spans = &read.batch.spans;
+        // Somebody else went on here, or the last batch was given up after it was judged.
+        if !self.memory.stands_before(spans) {
+            tracing::info!(
+                part = self.part,
+                ?spans,
+                "reads what has to be known before"
+            );
+            self.memory.warm_up(spans).await?;
+        }
+        self.memory.judge(spans, &read.records).await
     }
 
     async fn learn(&mut self, id: u32) -> Result<(), Halt> {

@@ -1,5 +1,7 @@
 //! One transaction: checkpoints, rows, dead letters, commit.
 
+use std::slice::from_ref;
+
 use projections::{
     checkpoints::{self, AdvanceError},
     db::is_of_the_data,
@@ -10,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{Read, Runner};
 use crate::{
-    fold::{Fold, Folded},
+    fold::{Fold, Folded, VerdictOf},
     record::Record,
 };
 
@@ -30,6 +32,7 @@ impl<F: Fold> Runner<F> {
     pub(super) async fn step(
         &mut self,
         read: &Read<F::Event>,
+        verdicts: &[VerdictOf<F>],
         one_by_one: bool,
     ) -> Result<Vec<DeadLetter>, StepError> {
         let (Some(connection), Some(generation)) = (&mut self.connection, &self.generation) else {
@@ -44,11 +47,11 @@ impl<F: Fold> Runner<F> {
             })?;
         let mut letters = read.rejected.clone();
         if one_by_one {
-            for record in &read.records {
-                letters.extend(fold_alone::<F>(&mut transaction, record).await?);
+            for (record, verdict) in read.records.iter().zip(verdicts) {
+                letters.extend(fold_alone::<F>(&mut transaction, record, verdict).await?);
             }
         } else {
-            letters.extend(fold_into::<F>(&mut transaction, &read.records).await?);
+            letters.extend(fold_into::<F>(&mut transaction, &read.records, verdicts).await?);
         }
         dead_letters::store(
             &mut transaction,
@@ -67,6 +70,7 @@ impl<F: Fold> Runner<F> {
 async fn fold_into<F: Fold>(
     transaction: &mut PgConnection,
     records: &[Record<F::Event>],
+    verdicts: &[VerdictOf<F>],
 ) -> sqlx::Result<Vec<DeadLetter>> {
     if records.is_empty() {
         return Ok(Vec::new());
@@ -75,7 +79,7 @@ async fn fold_into<F: Fold>(
     let Folded {
         changes,
         dead_letters,
-    } = F::fold(&prior, records);
+    } = F::fold(&prior, records, verdicts);
     changes.apply(transaction).await?;
     Ok(dead_letters)
 }
@@ -84,9 +88,11 @@ async fn fold_into<F: Fold>(
 async fn fold_alone<F: Fold>(
     transaction: &mut PgConnection,
     record: &Record<F::Event>,
+    verdict: &VerdictOf<F>,
 ) -> sqlx::Result<Vec<DeadLetter>> {
     let mut savepoint = transaction.begin().await?;
-    match fold_into::<F>(&mut savepoint, std::slice::from_ref(record)).await {
+    let (records, verdicts) = (from_ref(record), from_ref(verdict));
+    match fold_into::<F>(&mut savepoint, records, verdicts).await {
         Ok(letters) => {
             savepoint.commit().await?;
             Ok(letters)

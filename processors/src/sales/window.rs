@@ -18,7 +18,7 @@ use schemas::{
     event::Event,
     registry::Registry,
     sale_rules::SaleRulesSet,
-    sales::SaleEvent,
+    sales::{SaleEvent, SaleId},
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,20 @@ impl Window {
     /// If the broker does not answer or has no such topic.
     pub fn end(&self) -> Result<i64> {
         Ok(self.log::<SaleEvent>()?.extent(0)?.end_offset)
+    }
+
+    /// What has to be read to know a sale, as offsets: from where a fold may begin that is to decide it, until where a
+    /// record was stamped after its end, if there is one, or else until the end of the log.
+    ///
+    /// # Errors
+    /// As [`Self::end`].
+    pub fn of_sale(&self, sale: SaleId) -> Result<(i64, i64)> {
+        let log = self.log::<SaleEvent>()?;
+        let extent = log.extent(0)?;
+        let at = |at_ms| offset_at(&log, at_ms, extent.first_offset, extent.end_offset);
+        // No sale is longer than an hour.
+        let over_ms = sale.starts_at_ms() + HOUR_MS + MARGIN_MS;
+        Ok((at(window_start_ms(sale.starts_at_ms()))?, at(over_ms)?))
     }
 
     /// The state after everything before the offset `until`, which the log has.

@@ -7,6 +7,8 @@ import schemathesis
 HEADER = "Millrace-Min-Position"
 # Of a write that came before. A place that the log does not have is refused, however well it is written.
 POSITION = os.environ["MILLRACE_POSITION"]
+# A sale in which something was requested.
+SALE = os.environ["MILLRACE_SALE"]
 TOPICS = POSITION[: POSITION.index(".") + 1]
 
 
@@ -15,6 +17,8 @@ def before_call(context, case, kwargs):
     is_good = case.meta is None or case.meta.generation.mode.is_positive
     if is_good and not (case.headers or {}).get(HEADER, TOPICS).startswith(TOPICS):
         case.headers[HEADER] = POSITION
+    if is_good and "/v1/sales/" in case.path:
+        case.path_parameters["sale_id"] = SALE
     if is_good and "banners/stats" in case.path:
         put_in_order(case.query if case.method == "GET" else case.body)
     if is_good and case.operation.label == "POST /v1/orders":

@@ -5,6 +5,7 @@ use std::{env, time::Duration};
 
 use super::{file, said, tool};
 use crate::{
+    sales_history::{Shop, name},
     samples::{model, order},
     world::{World, run_to_end_within},
 };
@@ -35,6 +36,9 @@ async fn every_answer_is_as_the_document_says() {
     // Something to find, and a place on the log to ask for.
     assert_eq!(run.post("/v1/orders", &model()).await.status, 201);
     let written = run.post("/v1/orders", &order("a")).await;
+    let shop = Shop::open(&world).await;
+    let sale = name(shop.sell(7, 3).await.sale);
+    world.caught_up("sales").await;
     let seed = env::var("MILLRACE_SEED").unwrap_or_else(|_| SEED.to_owned());
     let mut python = tool("python").await;
     python
@@ -44,6 +48,7 @@ async fn every_answer_is_as_the_document_says() {
         .arg(format!("http://{}/openapi.json", run.address()))
         .env("SCHEMATHESIS_HOOKS", file("good_requests.py"))
         .env("MILLRACE_POSITION", written.position())
+        .env("MILLRACE_SALE", sale)
         // It keeps notes where it is started.
         .current_dir(env!("CARGO_TARGET_TMPDIR"));
     let output = run_to_end_within(SCHEMATHESIS_MAX, python, "").await;

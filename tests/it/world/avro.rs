@@ -16,6 +16,8 @@ pub struct Writer {
     /// The id of the schema in the registry.
     pub id: u32,
     schema: Schema,
+    /// What the datum begins with: which schema of a union follows.
+    branch: Vec<u8>,
 }
 
 impl Writer {
@@ -25,10 +27,26 @@ impl Writer {
             .unwrap()
             .resolve(&self.schema)
             .unwrap();
-        let mut bytes = Vec::new();
+        let mut bytes = self.branch.clone();
         let writer = GenericDatumWriter::builder(&self.schema).build().unwrap();
         writer.write_value(&mut bytes, value).unwrap();
         bytes
+    }
+
+    /// A writer of the records of this name, where the schema is a union of records.
+    pub fn of(&self, name: &str) -> Self {
+        let Schema::Union(union) = &self.schema else {
+            panic!("{:?} is no union", self.schema);
+        };
+        let mut branches = (0_u8..).zip(union.variants());
+        let is_it = |(_, schema): &(u8, &Schema)| schema.name().unwrap().name() == name;
+        let (index, schema) = branches.find(is_it).unwrap();
+        Self {
+            id: self.id,
+            schema: schema.clone(),
+            // A number is doubled, to make room for its sign.
+            branch: vec![index * 2],
+        }
     }
 
     /// A record value: zero byte, schema id, datum.
@@ -50,6 +68,7 @@ impl World {
         Writer {
             id: serde_json::from_value(found["id"].clone()).unwrap(),
             schema: Schema::parse_str(found["schema"].as_str().unwrap()).unwrap(),
+            branch: Vec::new(),
         }
     }
 
@@ -74,6 +93,7 @@ impl World {
         Writer {
             id: serde_json::from_value(answer["id"].clone()).unwrap(),
             schema: Schema::parse_str(&schema.to_string()).unwrap(),
+            branch: Vec::new(),
         }
     }
 

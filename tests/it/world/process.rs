@@ -202,7 +202,7 @@ fn parts(args: &[&str]) -> Vec<String> {
         .iter()
         .position(|arg| *arg == "--only")
         .and_then(|at| args.get(at + 1));
-    let names = only.copied().unwrap_or("clicks,orders");
+    let names = only.copied().unwrap_or("clicks,orders,sales,sale_attempts");
     names
         .split(',')
         .map(|name| format!("fold {name}"))
