@@ -30,12 +30,17 @@ const OLD_CODE: &str = "06b01c00-0000-8000-807e-2dfbb26b257e";
 const ROOM_MS: i64 = 120_000;
 const HOUR_MS: i64 = 3_600_000;
 
-/// A world in which the hour, and with it the sale, does not end while the test runs.
-async fn world(name: &str) -> World {
+/// Comes back when the hour, and with it the sale, does not end while a test runs.
+async fn far_from_the_end_of_the_hour() {
     let left_ms = HOUR_MS - clock::now_ms() % HOUR_MS;
     if left_ms < ROOM_MS {
         sleep(Duration::from_millis(left_ms.unsigned_abs() + 100)).await;
     }
+}
+
+/// A world in which a sale runs to the end of the test.
+async fn world(name: &str) -> World {
+    far_from_the_end_of_the_hour().await;
     World::new(name).await
 }
 
@@ -337,6 +342,7 @@ async fn a_server_or_topic_that_is_away_is_named_with_what_to_do() {
 #[tokio::test]
 async fn a_lost_acknowledgement_is_unknown_and_the_key_finds_the_answer() {
     let turn = servers_to_kill().await;
+    far_from_the_end_of_the_hour().await;
     let world = World::on(turn.servers(), "unknownsale").await;
     let [listen, kafka] = turn.proxied_kafka();
     let writes = Arc::new(Writes::default());
