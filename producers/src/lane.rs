@@ -1,53 +1,27 @@
-//! Many single appends in few batches: what arrives while a batch is on its way goes out together. Each batch wakes this
-//! one task, which then wakes those who wait; batches grow with the load instead of the queue.
-//!
-//! What a batch costs, here and at the broker, hardly depends on how much is in it: some dozen times what one event
-//! costs. So there is one on its way at a time, and under load those who were just answered may come again before the
-//! next one leaves; else they and those who came meanwhile would take turns, in twice as many batches.
+//! Many single appends in few batches: see [`Gathering`]. Each batch wakes its one task, which then wakes those who wait.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use schemas::{event::Event, position::Position};
-use tokio::{
-    sync::{Notify, oneshot},
-    time::timeout,
-};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     append::Outcome,
+    gathering::{Gathering, Sender},
     writer::{AppendError, EventWriter},
 };
-
-/// From so many on, a batch waits for those who were answered by the one before.
-const GATHER_MIN: usize = 8;
-/// How long it waits for them. The clock of the runtime ticks once a millisecond, so it may be one more.
-const GATHER_MAX: Duration = Duration::from_millis(1);
-/// Events that wait for their batch; more are refused at once.
-const WAITING_MAX: usize = 20_000;
 
 type Answer<R> = Result<Option<R>, AppendError>;
 /// An event and who waits for its answer.
 type Waiting<E, R> = (E, oneshot::Sender<Answer<R>>);
-
-/// What waits for the next batch.
-struct Next<E, R> {
-    waiting: Vec<Waiting<E, R>>,
-    /// With how many it may leave; more than there ever are while another batch is on its way.
-    enough: usize,
-}
 
 /// Collects events of one topic without keys, and appends them in batches. Everybody of a batch gets the same receipt,
 /// which is made once.
 pub struct Lane<E, R = Position> {
     writer: Arc<EventWriter<E>>,
     receipt: fn(&Position) -> R,
-    /// `None` once the lane is closed.
-    next: Mutex<Option<Next<E, R>>>,
-    gathered: Notify,
+    next: Gathering<Waiting<E, R>>,
 }
 
 impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
@@ -57,11 +31,7 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
         Self {
             writer,
             receipt,
-            next: Mutex::new(Some(Next {
-                waiting: Vec::new(),
-                enough: usize::MAX,
-            })),
-            gathered: Notify::new(),
+            next: Gathering::default(),
         }
     }
 
@@ -75,19 +45,7 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
         // Here, and not with its batch, so that it fails alone.
         self.writer.check(&event)?;
         let (answer, answered) = oneshot::channel();
-        let may_leave = match &mut *self.next() {
-            None => return Err(stopping()),
-            Some(Next { waiting, .. }) if waiting.len() >= WAITING_MAX => {
-                return Err(AppendError::Overloaded);
-            }
-            Some(Next { waiting, enough }) => {
-                waiting.push((event, answer));
-                waiting.len() >= *enough
-            }
-        };
-        if may_leave {
-            self.gathered.notify_one();
-        }
+        self.next.push((event, answer))?;
         // Nobody drops an answer but a runtime that ends with the batch on its way.
         let lost = |_| AppendError::Unknown("who appended it has gone".to_owned());
         answered.await.map_err(lost)?
@@ -95,68 +53,13 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
 
     /// How many wait for their batch to be sent.
     pub fn waiters(&self) -> usize {
-        self.next().as_ref().map_or(0, |next| next.waiting.len())
+        self.next.len()
     }
 
     /// Sends batches until `stop`, and then what is waiting; from then on the lane is closed. Everything that was
     /// accepted is answered before this returns.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let closing = Closing(&self);
-        let mut answered = 0;
-        loop {
-            let stopping = tokio::select! {
-                () = self.gather(answered) => false,
-                () = stop.cancelled() => true,
-            };
-            let batch = self.take();
-            answered = batch.len();
-            if !batch.is_empty() {
-                self.send(batch).await;
-            }
-            if stopping {
-                break;
-            }
-        }
-        drop(closing);
-    }
-
-    /// Waits until the next batch may leave: with the first event if none is there, at once with a few, and else with
-    /// as many more as were just answered.
-    async fn gather(&self, answered: usize) {
-        let here = {
-            let mut next = self.next();
-            let Some(Next { waiting, enough }) = &mut *next else {
-                return;
-            };
-            *enough = match waiting.len() {
-                0 => 1,
-                here if here + answered < GATHER_MIN => return,
-                here => here + answered,
-            };
-            waiting.len()
-        };
-        match here {
-            0 => self.gathered.notified().await,
-            _ => drop(timeout(GATHER_MAX, self.gathered.notified()).await),
-        }
-    }
-
-    fn take(&self) -> Vec<Waiting<E, R>> {
-        let mut next = self.next();
-        let Some(Next { waiting, enough }) = &mut *next else {
-            return Vec::new();
-        };
-        *enough = usize::MAX;
-        std::mem::take(waiting)
-    }
-
-    async fn send(&self, batch: Vec<Waiting<E, R>>) {
-        let (events, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let outcome = match self.writer.send_checked(&events, None) {
-            Ok(pending) => pending.outcome().await,
-            Err(refusal) => return tell(waiters, &Err(refusal)),
-        };
-        self.answer(waiters, outcome);
+        self.next.run(&*self, &stop).await;
     }
 
     /// Tells everybody what became of their event: those at the end may have been refused while the others were taken.
@@ -171,9 +74,21 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
             &position.map(|position| position.as_ref().map(self.receipt)),
         );
     }
+}
 
-    fn next(&self) -> MutexGuard<'_, Option<Next<E, R>>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+impl<E: Event, R: Clone + Send + 'static> Sender<Waiting<E, R>> for Lane<E, R> {
+    async fn send(&self, batch: Vec<Waiting<E, R>>) {
+        let (events, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let outcome = match self.writer.send_checked(&events, None) {
+            Ok(pending) => pending.outcome().await,
+            Err(refusal) => return tell(waiters, &Err(refusal)),
+        };
+        self.answer(waiters, outcome);
+    }
+
+    fn refuse(&self, left: Vec<Waiting<E, R>>, why: &AppendError) {
+        let waiters = left.into_iter().map(|(_, waiter)| waiter);
+        tell(waiters.collect(), &Err(why.clone()));
     }
 }
 
@@ -181,21 +96,6 @@ fn tell<R: Clone>(waiters: Vec<oneshot::Sender<Answer<R>>>, answer: &Answer<R>) 
     for waiter in waiters {
         // Who has gone does not need the answer.
         let _ = waiter.send(answer.clone());
-    }
-}
-
-fn stopping() -> AppendError {
-    AppendError::NotWritten("the server is stopping".to_owned())
-}
-
-/// Closes the lane however its task ends: what still waits was never sent.
-struct Closing<'l, E: Event, R: Clone + Send + 'static>(&'l Lane<E, R>);
-
-impl<E: Event, R: Clone + Send + 'static> Drop for Closing<'_, E, R> {
-    fn drop(&mut self) {
-        let left = self.0.next().take().map(|next| next.waiting);
-        let waiters = left.into_iter().flatten().map(|(_, waiter)| waiter);
-        tell(waiters.collect(), &Err(stopping()));
     }
 }
 
@@ -217,6 +117,7 @@ mod tests {
             Appender, Profile,
             mock::{LONG, MockBroker},
         },
+        gathering::WAITING_MAX,
         metrics::AppendMetrics,
     };
 

@@ -1,7 +1,7 @@
 //! Appending events to the log: the only way anything is written.
 //!
 //! * [`append`]: records to the broker, and what became of them; [`writer`]: events of one topic as such records;
-//!   [`lane`]: many single appends in few batches.
+//!   [`lane`], [`gathering`]: many single appends in few batches.
 //! * [`emit`]: bulk appends for the command line; one file a domain with samples and importers: [`clicks`], [`orders`],
 //!   [`sales`].
 //! * [`kafka`]: addresses and client settings; [`topics`]: topics as they have to be, [`brokers`]: who
@@ -15,6 +15,7 @@ pub mod brokers;
 pub mod clicks;
 pub mod clock;
 pub mod emit;
+pub mod gathering;
 pub mod headers;
 pub mod kafka;
 pub mod lane;
