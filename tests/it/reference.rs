@@ -1,7 +1,7 @@
 //! A second fold of the log, written from the contract and as simple as can be: what the tables have to hold. It
 //! shares no code with the first.
 
-pub mod sales;
+pub mod sale_tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -106,7 +106,7 @@ impl World {
     /// What the tables hold.
     pub async fn tables(&self) -> Tables {
         let mut tables = Tables::default();
-        for (table, query) in QUERIES.iter().chain(&sales::QUERIES) {
+        for (table, query) in QUERIES.iter().chain(&sale_tables::QUERIES) {
             for row in self.sql(query).await {
                 tables.put(table, &row["key"], &row["row"]);
             }

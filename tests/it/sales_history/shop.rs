@@ -4,7 +4,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
-    reference::sales::code,
+    reference::sale_tables::code,
     world::{Raw, World, avro::Writer},
 };
 
