@@ -1,15 +1,19 @@
 //! What can be said on the command line. One struct a command; `--help` is the reference.
 
 mod connection;
+mod sale;
 
-use std::path::PathBuf;
+use std::{error::Error, fmt, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use processors::runtime;
 use schemas::{position::Position, sales::SaleId};
 
-pub use self::connection::{Connection, Logging};
+pub use self::{
+    connection::{Connection, Logging},
+    sale::{Asking, EmitCheckout, EmitPurchase, EmitSale, EmitSaleRules},
+};
 use crate::commands::serve::{ApiArgs, ProcessArgs, RunArgs};
 
 /// Event-sourced commerce backend on Kafka: every number can be rebuilt and proved from its log.
@@ -66,6 +70,18 @@ pub enum Command {
     Doctor(DoctorArgs),
 }
 
+/// What was said is wrong in a way that shows only when all of it is looked at.
+#[derive(Debug)]
+pub struct WrongUse(pub String);
+
+impl fmt::Display for WrongUse {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl Error for WrongUse {}
+
 impl Command {
     /// Whether it runs until it is told to stop.
     pub fn is_server(&self) -> bool {
@@ -85,6 +101,26 @@ pub enum Emit {
     Click(EmitClick),
     /// Orders, from a file or made up.
     Order(EmitOrder),
+    /// Rules for the sales of the UTC hours to come.
+    ///
+    /// An hour keeps its rules from the first request that it counts: the newest that this request's appender had
+    /// read. So rules hold from an hour on in which nobody has asked for anything yet.
+    SaleRules(EmitSaleRules),
+    /// A checkout: reserves an item of the running sale, and tells the code to buy it with.
+    ///
+    /// Appends the request and folds the log to learn its verdict; no API is needed. Succeeds if the item is reserved,
+    /// fails if it is not.
+    Checkout(EmitCheckout),
+    /// A purchase: buys what is reserved under a code.
+    ///
+    /// Appends the request and folds the log to learn its verdict; no API is needed. Succeeds if the item is bought,
+    /// fails if it is not.
+    Purchase(EmitPurchase),
+    /// A crowd that comes to the running sale, checks out items and buys what it is given.
+    ///
+    /// Appends its requests at the given rate and follows the log for their verdicts. A refusal is an answer: the
+    /// command fails only if requests have none. Times are from when a request was due to when its verdict was known.
+    Sale(EmitSale),
 }
 
 #[derive(Debug, Args)]
@@ -161,7 +197,8 @@ pub enum Topics {
     },
     /// Create the topics that are missing and register their schemas; report what differs and alter nothing.
     ///
-    /// May be repeated. Fails if a topic differs from what it has to be.
+    /// May be repeated. Fails if a topic differs from what it has to be. A cluster that misses a broker just now is asked
+    /// again, for up to a minute.
     Apply(ApplyArgs),
 }
 

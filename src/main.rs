@@ -16,11 +16,12 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, WrongUse},
     output::ReaderGone,
 };
 
 const FAILED: u8 = 1;
+const USED_WRONGLY: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
-            ExitCode::from(FAILED)
+            let used_wrongly = error.is::<WrongUse>();
+            ExitCode::from(if used_wrongly { USED_WRONGLY } else { FAILED })
         }
     }
 }

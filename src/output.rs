@@ -7,6 +7,7 @@ use std::{
 };
 
 use comfy_table::{CellAlignment, Table, presets};
+use jiff::Timestamp;
 use serde::Serialize;
 
 /// Nobody reads stdout any more.
@@ -104,6 +105,13 @@ pub fn age(seconds: i64) -> String {
         (0, ..) => format!("{hours}h {minutes}m"),
         _ => format!("{days}d {hours}h"),
     }
+}
+
+/// A time in milliseconds since 1970-01-01T00:00:00Z, as RFC 3339 has it.
+pub fn time(at_ms: i64) -> String {
+    Timestamp::from_millisecond(at_ms)
+        .unwrap_or_default()
+        .to_string()
 }
 
 /// `1 order`, `1,234 orders`.

@@ -1,7 +1,7 @@
 //! What the handlers share: writers to the log, caches and queries behind them, and how far everything has come.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -22,15 +22,16 @@ use projections::{
 };
 use schemas::{
     clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::RegistryError,
-    topics::Topic,
+    sale_attempts::CheckoutRefused, topics::Topic,
 };
 use tokio::sync::Semaphore;
 
 use crate::{
     cache::{Coherent, Weight},
-    metrics::{ApiMetrics, ProcessMetrics},
+    metrics::{Answered, ApiMetrics, ProcessMetrics},
     observer,
     positions::{self, LogEnds},
+    sale::{self, Attempts, Queue, Sale},
     tail,
     trace::Failures,
 };
@@ -38,7 +39,7 @@ use crate::{
 /// How long a query waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Connections for what runs beside the requests: one that observes, one that reads ahead.
-const BACKGROUND_CONNECTIONS: u32 = 2;
+pub(crate) const BACKGROUND_CONNECTIONS: u32 = 2;
 /// Long answers that are made at a time.
 const LONG_ANSWERS_MAX: usize = 2;
 /// Between attempts to do what has to be done at start.
@@ -70,10 +71,12 @@ pub struct App {
     pub pool: Pool,
     /// Orders on their way to the log.
     pub order_writer: Arc<EventWriter<OrderPlaced>>,
+    /// The flash sale.
+    pub sale: Arc<Sale>,
     /// Orders that were read, as the JSON of their answer.
     pub orders: Coherent<Bytes>,
-    /// Lets few long answers be made at a time.
-    pub long_answers: Semaphore,
+    /// Lets few long answers be in memory at a time, until they are sent.
+    pub long_answers: Arc<Semaphore>,
     /// How far the projections are behind.
     pub meter: Meter,
     /// Where the log ends.
@@ -87,10 +90,15 @@ pub struct App {
     /// All counters of the process.
     pub registry: MetricsRegistry,
     appender: Arc<Appender>,
+    attempt_writer: Arc<EventWriter<CheckoutRefused>>,
     click_writer: Arc<EventWriter<BannerClicked>>,
     /// Those of all threads, to be measured.
     pools: Mutex<Vec<Pool>>,
+    lanes: Mutex<Vec<Arc<ClickLane>>>,
 }
+
+/// Clicks on their way to the log. Whoever waits is told the place of the batch, as it goes into the answer.
+type ClickLane = Lane<BannerClicked, HeaderValue>;
 
 /// What a thread that serves has for itself, beside what all share.
 pub struct Core {
@@ -98,8 +106,16 @@ pub struct Core {
     pub app: Arc<App>,
     /// Connections for queries: they belong to the runtime that opens them.
     pub pool: Pool,
-    /// Clicks on their way to the log. Whoever waits is told the place of the batch, as it goes into the answer.
-    pub clicks: Arc<Lane<BannerClicked, HeaderValue>>,
+    /// Requests on their way to the log of the sale.
+    pub sale_queue: Arc<Queue>,
+    /// Refusals that needed no log.
+    pub attempts: Arc<Attempts>,
+    /// Its clicks.
+    pub clicks: Arc<ClickLane>,
+    /// What it has answered.
+    pub answered: Arc<Answered>,
+    /// From the signal to stop on, an answer is the last one of its connection.
+    pub closing: AtomicBool,
 }
 
 impl Weight for Bytes {
@@ -131,6 +147,8 @@ impl App {
             SCHEMAS,
             TABLES,
             tail::PART,
+            sale::tail::PART,
+            sale::tail::RULES,
             observer::BROKER,
             observer::DATABASE,
         ] {
@@ -141,14 +159,17 @@ impl App {
             .pool(BACKGROUND_CONNECTIONS, ACQUIRE_TIMEOUT);
         Ok(Self {
             pools: Mutex::new(vec![pool.clone()]),
+            lanes: Mutex::default(),
             pool,
             order_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
+            attempt_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
+            sale: Arc::new(Sale::new(EventWriter::new(Arc::clone(&appender), prefix))),
             orders: Coherent::new(
                 OrderPlaced::TOPIC.partitions,
                 limits.cache_bytes_max,
                 metrics.caches.of("orders"),
             ),
-            long_answers: Semaphore::new(LONG_ANSWERS_MAX),
+            long_answers: Arc::new(Semaphore::new(LONG_ANSWERS_MAX)),
             meter: Meter::new(&services.kafka)?,
             log_ends: LogEnds::new(&services.kafka)?,
             topics: Checker::new(&services.kafka)?,
@@ -175,7 +196,9 @@ impl App {
     async fn try_register(&self) -> Result<(), RegistryError> {
         let registry = &self.services.registry;
         self.click_writer.register(registry).await?;
-        self.order_writer.register(registry).await
+        self.order_writer.register(registry).await?;
+        self.sale.writer().register(registry).await?;
+        self.attempt_writer.register(registry).await
     }
 
     /// Makes the tables if there are none, however long Postgres is away.
@@ -204,20 +227,19 @@ impl App {
     /// Brings up to date what is not counted as it happens.
     pub fn look_at_gauges(&self) {
         let metrics = &self.metrics;
-        let waiting = self.services.watermarks.waiters() + self.orders.passed().waiters();
-        metrics.show_waiters("append", self.appender.in_flight());
+        let waiting = self.services.watermarks.waiters()
+            + self.orders.passed().waiters()
+            + self.sale.progress().waiters();
+        let in_lanes: usize = lock(&self.lanes).iter().map(|lane| lane.waiters()).sum();
+        metrics.show_waiters("append", in_lanes + self.appender.in_flight());
         metrics.show_waiters("position", waiting);
+        metrics.show_waiters("verdict", self.sale.waiters());
         self.orders.show_size();
-        let pools = self.pools();
+        let pools = lock(&self.pools);
         let (all, idle) = pools.iter().map(Pool::size).fold((0, 0), add);
         metrics.show_connections("idle", idle);
         metrics.show_connections("used", all.saturating_sub(idle));
         metrics.show_parts(&self.services.status.parts());
-    }
-
-    /// The pools of all threads.
-    fn pools(&self) -> MutexGuard<'_, Vec<Pool>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The full name of a topic.
@@ -231,13 +253,26 @@ impl Core {
     pub fn new(app: Arc<App>, connections_max: u32) -> Self {
         let database = &app.services.database;
         let pool = database.pool(connections_max, ACQUIRE_TIMEOUT);
-        app.pools().push(pool.clone());
+        let clicks = Arc::new(Lane::new(Arc::clone(&app.click_writer), positions::header));
+        lock(&app.pools).push(pool.clone());
+        lock(&app.lanes).push(Arc::clone(&clicks));
         Self {
             pool,
-            clicks: Arc::new(Lane::new(Arc::clone(&app.click_writer), positions::header)),
+            sale_queue: Arc::new(Queue::new(Arc::clone(&app.sale))),
+            attempts: Arc::new(Attempts::new(
+                Arc::clone(&app.attempt_writer),
+                app.metrics.sale.attempts_dropped.clone(),
+            )),
+            clicks,
+            answered: app.metrics.http.of_thread(),
+            closing: AtomicBool::new(false),
             app,
         }
     }
+}
+
+fn lock<T>(all: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn add(one: (usize, usize), other: (usize, usize)) -> (usize, usize) {

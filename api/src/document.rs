@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use axum::{http::header, response::IntoResponse};
+use axum::{
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -14,7 +17,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    error::{Problem, Reason},
+    error::{CROWDED, Problem, Reason},
     routes,
 };
 
@@ -125,6 +128,24 @@ problems! {
     NotFound: NotFound;
     /// Of an order whose uid is taken.
     OrderExists: OrderExists;
+    /// Of everything that the log of the sale decides.
+    SaleProblems: BadRequest, Internal, NotApplied, OutcomeUnknown, Timeout;
+    /// Of a checkout.
+    CheckoutRefused: ItemReserved, ItemSold, UserLimit, SoldOut, KeyReused;
+    /// Of a purchase.
+    PurchaseRefused: CodeUnknown, CodeExpired, CodeUsed;
+    /// Of what is read from the sale that runs.
+    SaleReadProblems: BadRequest, Internal, NotCaughtUp, NotApplied, Timeout;
+}
+
+/// Of a crowd at the sale.
+pub struct Crowded;
+
+impl IntoResponses for Crowded {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let crowded = answer(CROWDED, &[Reason::Overloaded]);
+        [(CROWDED.as_str().to_owned(), part(crowded))].into()
+    }
 }
 
 /// An answer for each status that these reasons have.
@@ -136,7 +157,7 @@ fn describe(reasons: &[Reason]) -> BTreeMap<String, RefOr<Response>> {
     }
     let answers = by_status.into_iter();
     answers
-        .map(|(status, reasons)| (status, part(answer(&reasons))))
+        .map(|(status, reasons)| (status, part(answer(reasons[0].status(), &reasons))))
         .collect()
 }
 
@@ -146,11 +167,11 @@ pub fn outside() -> [(String, RefOr<Response>); 2] {
         ("UnknownAddress", Reason::NotFound),
         ("UnknownMethod", Reason::MethodNotAllowed),
     ]
-    .map(|(name, reason)| (name.to_owned(), part(answer(&[reason]))))
+    .map(|(name, reason)| (name.to_owned(), part(answer(reason.status(), &[reason]))))
 }
 
 /// The answer of one status.
-fn answer(reasons: &[Reason]) -> Value {
+fn answer(status: StatusCode, reasons: &[Reason]) -> Value {
     let lines = reasons
         .iter()
         .map(|reason| format!("* `{}`: {}", reason.name(), about(*reason)));
@@ -173,7 +194,7 @@ fn answer(reasons: &[Reason]) -> Value {
     let narrowed = json!({
         "type": "object",
         "properties": {
-            "status": {"type": "integer", "enum": [reasons[0].status().as_u16()]},
+            "status": {"type": "integer", "enum": [status.as_u16()]},
             "reason": {"type": "string", "enum": reasons},
         },
         "required": if has_errors { &["errors"][..] } else { &[] },
@@ -196,6 +217,14 @@ fn about(reason: Reason) -> &'static str {
             "the address does not know the method; `Allow` has those it knows."
         }
         Reason::OrderExists => "there is an order of this uid already, with other content.",
+        Reason::ItemReserved => "somebody has reserved the item.",
+        Reason::ItemSold => "somebody has bought the item.",
+        Reason::UserLimit => "the user has bought and reserved as many as one may.",
+        Reason::SoldOut => "everything is bought.",
+        Reason::CodeUnknown => "no reservation has this code.",
+        Reason::CodeExpired => "the reservation has lapsed.",
+        Reason::CodeUsed => "it was bought already.",
+        Reason::KeyReused => "the `Idempotency-Key` came with another request before.",
         Reason::TooLarge => "the body has more than 1 MiB, or the event more than a record holds.",
         Reason::NotJson => "the body says that it is something else than `application/json`.",
         Reason::Invalid => {

@@ -88,6 +88,8 @@ pub(crate) struct Doors {
     /// For how many there is room, behind the doors of all threads.
     room: Arc<Semaphore>,
     stop: CancellationToken,
+    /// Tells those who are in, whichever thread they are with, to make room.
+    goodbye: CancellationToken,
     /// When they close at last; known from the signal on.
     until: Option<Instant>,
 }
@@ -101,31 +103,42 @@ impl Doors {
         socket: Socket,
         room: Arc<Semaphore>,
         stop: CancellationToken,
+        goodbye: CancellationToken,
     ) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::from_std(socket)?,
             room,
             stop,
+            goodbye,
             until: None,
         })
     }
 
     /// The next connection and its place; `None` once nobody is let in any more.
     pub(crate) async fn next(&mut self) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-        let room = Arc::clone(&self.room);
-        let coming = async {
-            let stream = accept(&self.listener).await;
-            // A place is taken by who is here: one that waits for others would keep the other threads' callers out.
-            (
-                stream,
-                room.acquire_owned().await.expect("nobody closes it"),
-            )
+        let stream = tokio::select! {
+            biased;
+            stream = accept(&self.listener) => stream,
+            () = quiet(&self.stop, &mut self.until) => return None,
         };
+        // A place is taken by who is here: one that waits for others would keep the other threads' callers out.
         tokio::select! {
             biased;
-            connection = coming => Some(connection),
-            () = quiet(&self.stop, &mut self.until) => None,
+            place = Arc::clone(&self.room).acquire_owned() => {
+                Some((stream, place.expect("nobody closes it")))
+            }
+            () = self.make_room() => None,
         }
+    }
+
+    /// Nobody leaves the others a place because of the signal to stop unless told so. Ends when nobody is let in any more.
+    async fn make_room(&mut self) {
+        self.stop.cancelled().await;
+        self.goodbye.cancel();
+        let until = *self
+            .until
+            .get_or_insert_with(|| Instant::now() + LAST_COMERS);
+        tokio::time::sleep_until(until).await;
     }
 }
 

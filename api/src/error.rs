@@ -5,12 +5,13 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use processors::sales::Refused;
 use producers::writer::AppendError;
 use schemas::event::Fault;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{cache::GetError, trace};
+use crate::{cache::GetError, sale::Unsettled, trace};
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -26,6 +27,22 @@ pub enum Reason {
     MethodNotAllowed,
     /// There is another order of this uid.
     OrderExists,
+    /// Somebody has reserved the item.
+    ItemReserved,
+    /// Somebody has bought the item.
+    ItemSold,
+    /// The user has bought and reserved as many as one may.
+    UserLimit,
+    /// Everything is bought.
+    SoldOut,
+    /// No reservation has this code.
+    CodeUnknown,
+    /// The reservation has lapsed.
+    CodeExpired,
+    /// It was bought already.
+    CodeUsed,
+    /// The key came with another request before.
+    KeyReused,
     /// More bytes than are read.
     TooLarge,
     /// Not JSON.
@@ -55,10 +72,17 @@ impl Reason {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::OrderExists => StatusCode::CONFLICT,
+            Self::OrderExists
+            | Self::ItemReserved
+            | Self::ItemSold
+            | Self::UserLimit
+            | Self::SoldOut
+            | Self::CodeUnknown
+            | Self::CodeExpired
+            | Self::CodeUsed => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Timeout
             | Self::Overloaded
@@ -76,6 +100,14 @@ impl Reason {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::OrderExists => "order_exists",
+            Self::ItemReserved => "item_reserved",
+            Self::ItemSold => "item_sold",
+            Self::UserLimit => "user_limit",
+            Self::SoldOut => "sold_out",
+            Self::CodeUnknown => "code_unknown",
+            Self::CodeExpired => "code_expired",
+            Self::CodeUsed => "code_used",
+            Self::KeyReused => "key_reused",
             Self::TooLarge => "too_large",
             Self::NotJson => "not_json",
             Self::Invalid => "invalid",
@@ -132,6 +164,8 @@ struct BadField {
 #[derive(Debug)]
 pub struct ApiError {
     reason: Reason,
+    /// Where it is not that of the reason.
+    status: Option<StatusCode>,
     detail: String,
     faults: Vec<Fault>,
     cause: Option<Cause>,
@@ -145,6 +179,7 @@ impl ApiError {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self {
             reason,
+            status: None,
             detail: detail.into(),
             faults: Vec::new(),
             cause: None,
@@ -153,7 +188,7 @@ impl ApiError {
 
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
-        self.reason.status()
+        self.status.unwrap_or_else(|| self.reason.status())
     }
 
     /// 400: the request cannot be understood.
@@ -208,6 +243,17 @@ impl ApiError {
         Self::new(Reason::Internal, detail)
     }
 
+    /// 503: the log has it, and it counts for nothing.
+    pub fn void() -> Self {
+        let detail = "the request reached the log more than 30 s after it was sent, or a clock is wrong: `millrace doctor` compares them";
+        Self::new(Reason::NotApplied, detail)
+    }
+
+    /// 503: the sale is not read yet.
+    pub fn not_open() -> Self {
+        Unsettled::NotOpen.into()
+    }
+
     /// 503: the position that was asked for is not reached yet.
     pub fn not_caught_up() -> Self {
         let detail = "the position of Millrace-Min-Position is not reached yet";
@@ -217,6 +263,59 @@ impl ApiError {
     /// 503: the database does not answer.
     pub fn no_database() -> Self {
         Self::new(Reason::DatabaseUnavailable, "the database does not answer")
+    }
+}
+
+/// What a crowd gets from the sale: not applied, and it is the caller who should come less often.
+pub const CROWDED: StatusCode = StatusCode::TOO_MANY_REQUESTS;
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let (reason, detail) = match refused {
+            Refused::NoSuchItem => (
+                Reason::BadRequest,
+                "the sale does not have so many items: see GET /v1/sale",
+            ),
+            Refused::ItemReserved => (
+                Reason::ItemReserved,
+                "somebody has reserved this item; it may become free again",
+            ),
+            Refused::ItemSold => (Reason::ItemSold, "this item is sold"),
+            Refused::UserLimit => (
+                Reason::UserLimit,
+                "this user has bought and reserved as many items as one may in a sale",
+            ),
+            Refused::SoldOut => (
+                Reason::SoldOut,
+                "everything is sold; the next sale has new items",
+            ),
+            Refused::CodeUnknown => (Reason::CodeUnknown, "there is no reservation of this code"),
+            Refused::CodeExpired => (
+                Reason::CodeExpired,
+                "the reservation has lapsed: check out again",
+            ),
+            Refused::CodeUsed => (Reason::CodeUsed, "this reservation was bought already"),
+            Refused::KeyReused => (
+                Reason::KeyReused,
+                "this Idempotency-Key came with another item before: take another key",
+            ),
+        };
+        Self::new(reason, detail)
+    }
+}
+
+impl From<Unsettled> for ApiError {
+    fn from(unsettled: Unsettled) -> Self {
+        let detail = unsettled.to_string();
+        match unsettled {
+            Unsettled::NotOpen => Self::new(Reason::NotApplied, detail),
+            Unsettled::NotApplied(error) => error.into(),
+            Unsettled::Unknown => Self::new(Reason::OutcomeUnknown, detail),
+            Unsettled::Overloaded => Self {
+                status: Some(CROWDED),
+                ..Self::new(Reason::Overloaded, detail)
+            },
+        }
     }
 }
 
@@ -261,7 +360,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = self.reason.status();
+        let status = self.status();
         let problem = Problem {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or_default(),

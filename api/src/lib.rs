@@ -1,6 +1,6 @@
 //! The HTTP API: queries, and writes that answer once the log has them.
 //!
-//! * [`doors`]: listening; [`server`]: the threads that serve, to the last answer; [`app`]: what the handlers share.
+//! * [`doors`]: listening; [`server`]: the threads that serve, to the last answer; [`files`]: how many may be open; [`app`]: what the handlers share.
 //! * [`routes`]: thin handlers, one file a domain.
 //! * [`pages`]: what people see in a browser.
 //! * [`cache`]: a cache that the log keeps fresh; [`tail`]: the log's end of it.
@@ -13,11 +13,14 @@ pub mod cache;
 pub mod document;
 pub mod doors;
 pub mod error;
+pub mod files;
 pub mod metrics;
 pub mod observer;
 pub mod pages;
 pub mod positions;
 pub mod routes;
+pub mod sale;
+mod sending;
 pub mod server;
 pub mod swagger;
 pub mod tail;

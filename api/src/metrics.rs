@@ -2,6 +2,7 @@
 
 mod http;
 mod process;
+mod sale;
 mod text;
 
 use std::sync::atomic::AtomicU64;
@@ -10,8 +11,9 @@ use processors::status::OfPartition;
 use producers::metrics::{Counter, Family, Gauge, Registry};
 
 pub use self::{
-    http::{HttpMetrics, UNMATCHED},
+    http::{Answered, HttpMetrics, OfRoute, UNMATCHED},
     process::ProcessMetrics,
+    sale::SaleMetrics,
     text::text,
 };
 
@@ -49,14 +51,14 @@ pub struct CachesMetrics {
 /// What the API counts.
 #[derive(Debug, Clone, Default)]
 pub struct ApiMetrics {
-    /// Requests by route and class, and how long they took.
+    /// Requests by route and class, how long they took, and why some were refused.
     pub http: HttpMetrics,
     /// Open connections of callers.
     pub http_connections: Gauge,
-    /// Requests that were refused or failed, by the reason of their problem.
-    pub refusals: Family<OfWord, Counter>,
     /// The caches.
     pub caches: CachesMetrics,
+    /// The flash sale.
+    pub sale: SaleMetrics,
     /// Records that a projection has yet to apply.
     pub lag_records: Family<OfPartition, Gauge>,
     /// Age of the oldest record that a projection has yet to apply, in seconds.
@@ -80,11 +82,6 @@ impl ApiMetrics {
             self.http_connections.clone(),
         );
         registry.register(
-            "refusals",
-            "Requests that were refused or failed, by the reason of their problem",
-            self.refusals.clone(),
-        );
-        registry.register(
             "waiters",
             "Requests that wait: for their append, or for a position to be reached",
             self.waiters.clone(),
@@ -100,6 +97,7 @@ impl ApiMetrics {
             self.parts.clone(),
         );
         self.caches.register(registry);
+        self.sale.register(registry);
         self.register_projections(registry);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let build = Family::<OfWord, Gauge>::default();

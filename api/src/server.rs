@@ -4,25 +4,18 @@
 use std::{
     net::TcpListener as Socket,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use axum::{
-    Router,
-    extract::{Request, State},
-    http::{HeaderValue, header},
-    middleware::{Next, from_fn_with_state},
-    response::Response,
-};
+use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpStream,
     sync::Semaphore,
@@ -32,9 +25,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
-    app::{App, Core},
+    app::{App, BACKGROUND_CONNECTIONS, Core},
     doors::{Doors, QUIET},
-    observer, routes, tail,
+    files, observer, routes, sale,
+    sending::{Impatient, UNTAKEN_MAX},
+    tail,
 };
 
 /// How long answers may take after the last connection was let in; a connection that is still open then is cut.
@@ -43,8 +38,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(6);
 /// The longest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// A peer that takes nothing of its answer for so long has gone.
-const UNTAKEN_MAX: Duration = Duration::from_secs(30);
 /// Threads of each thread that serves, for questions to Kafka's client that it answers only when it can.
 const BLOCKING_MAX: usize = 8;
 /// Files that the process needs beside its callers' connections: to Kafka, the registry and Postgres, and for itself.
@@ -73,6 +66,7 @@ pub async fn serve(
     let address = sockets.first().context("no socket")?.local_addr()?;
     let room = Arc::new(Semaphore::new(room_for(callers.connections_max)));
     let shares = shares(app.limits.connections_max, sockets.len());
+    let goodbye = CancellationToken::new();
     let mut threads = Vec::new();
     for (number, (socket, pool_max)) in sockets.into_iter().zip(shares).enumerate() {
         let thread = Thread {
@@ -82,6 +76,7 @@ pub async fn serve(
             room: Arc::clone(&room),
             head_timeout: callers.head_timeout,
             stop: stop.clone(),
+            goodbye: goodbye.clone(),
         };
         let named = thread::Builder::new().name(format!("api-{number}"));
         threads.push(named.spawn(move || thread.run())?);
@@ -107,9 +102,15 @@ fn shares(connections_max: u32, threads: usize) -> impl Iterator<Item = u32> {
     (0..threads).map(move |n| ((connections_max + n) / threads).max(1))
 }
 
+/// How many connections to Postgres so many threads take at most, and what runs beside them.
+pub fn connections_to_postgres(connections_max: u32, threads: usize) -> u32 {
+    shares(connections_max, threads).sum::<u32>() + BACKGROUND_CONNECTIONS
+}
+
 /// How many callers there is room for: as many as there may be open files, less our own.
 fn room_for(connections_max: usize) -> usize {
-    let files = open_files_max();
+    let files = files::raise().map(usize::try_from);
+    let files = files.and_then(Result::ok).unwrap_or(usize::MAX);
     let room = files.saturating_sub(FILES_OF_OUR_OWN).max(1);
     if room < connections_max {
         warn!(
@@ -117,21 +118,6 @@ fn room_for(connections_max: usize) -> usize {
         );
     }
     room.min(connections_max)
-}
-
-/// Allows this process as many open files as anybody may give it.
-fn open_files_max() -> usize {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    let allowed = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => maximum,
-        Err(_) => current,
-    };
-    let allowed = allowed.map(usize::try_from);
-    allowed.and_then(Result::ok).unwrap_or(usize::MAX)
 }
 
 /// A thread that serves.
@@ -144,6 +130,8 @@ struct Thread {
     room: Arc<Semaphore>,
     head_timeout: Duration,
     stop: CancellationToken,
+    /// Ends the connections of all threads that ask nothing.
+    goodbye: CancellationToken,
 }
 
 impl Thread {
@@ -158,18 +146,28 @@ impl Thread {
     }
 
     async fn serve(self) -> Result<()> {
-        // Tokens of its own: what all threads share would be locked for every request.
-        let (stop, goodbye) = (self.stop.child_token(), CancellationToken::new());
-        let mut doors = Doors::open(self.socket, self.room, stop.clone())?;
+        // Tokens of its own: what all threads share would be locked for every connection.
+        let (stop, goodbye) = (self.stop.child_token(), self.goodbye.child_token());
+        let mut doors = Doors::open(self.socket, self.room, stop.clone(), self.goodbye)?;
         let open = self.app.metrics.http_connections.clone();
         let core = Arc::new(Core::new(self.app, self.pool_max));
         let lane_stop = CancellationToken::new();
-        let lane = tokio::spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
-        let router = routes::router(core).layer(from_fn_with_state(stop, say_goodbye));
+        let lanes = TaskTracker::new();
+        lanes.spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
+        lanes.spawn(Arc::clone(&core.sale_queue).run(lane_stop.clone()));
+        lanes.spawn(Arc::clone(&core.attempts).run(lane_stop.clone()));
+        lanes.close();
+        tokio::spawn(close(stop.clone(), Arc::clone(&core)));
+        let router = routes::router(core);
         let http = http(self.head_timeout);
         let conversations = TaskTracker::new();
         while let Some((stream, place)) = doors.next().await {
-            let conversation = converse(http.clone(), stream, router.clone(), goodbye.clone());
+            let conversation = converse(
+                http.clone(),
+                stream,
+                router.clone(),
+                farewell(goodbye.clone()),
+            );
             let open = open.clone();
             conversations.spawn(async move {
                 open.inc();
@@ -179,17 +177,27 @@ impl Thread {
             });
         }
         drop(doors);
-        // Who came last has yet to be heard.
-        sleep(QUIET).await;
         goodbye.cancel();
         conversations.close();
         if timeout(LAST_ANSWERS, conversations.wait()).await.is_err() {
             warn!("stopped while requests were still open");
         }
         lane_stop.cancel();
-        let _ = lane.await;
+        lanes.wait().await;
         Ok(())
     }
+}
+
+/// From the signal to stop on, an answer is the last one of its connection.
+async fn close(stop: CancellationToken, core: Arc<Core>) {
+    stop.cancelled().await;
+    core.closing.store(true, Ordering::Relaxed);
+}
+
+/// When a connection that asks nothing ends: a little after the goodbye, since who came last has yet to be heard.
+async fn farewell(goodbye: CancellationToken) {
+    goodbye.cancelled().await;
+    sleep(QUIET).await;
 }
 
 fn http(head_timeout: Duration) -> http1::Builder {
@@ -200,22 +208,22 @@ fn http(head_timeout: Duration) -> http1::Builder {
     http
 }
 
-/// Answers the requests of a connection, until either side ends it; from `goodbye` on, none but the current one.
+/// Answers the requests of a connection, until either side ends it; from `farewell` on, none but the current one.
 async fn converse(
     http: http1::Builder,
     stream: TcpStream,
     router: Router,
-    goodbye: CancellationToken,
+    farewell: impl Future<Output = ()>,
 ) {
     if let Err(error) = prepare(&stream) {
         return debug!(%error, "lost a connection before its first request");
     }
     let service = TowerToHyperService::new(router);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(Impatient::new(stream)), service));
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
-        () = goodbye.cancelled() => {
+        () = farewell => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -228,20 +236,6 @@ async fn converse(
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN_MAX))
-}
-
-/// From the signal to stop on, an answer is the last one of its connection.
-async fn say_goodbye(
-    State(stop): State<CancellationToken>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut response = next.run(request).await;
-    if stop.is_cancelled() {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-    }
-    response
 }
 
 /// What runs beside the requests.
@@ -259,6 +253,8 @@ impl Background {
         until_stop(Box::pin(Arc::clone(app).register_schemas()));
         until_stop(Box::pin(Arc::clone(app).prepare_tables()));
         until_stop(Box::pin(tail::follow_orders(Arc::clone(app))));
+        until_stop(Box::pin(sale::tail::follow_sale(Arc::clone(app))));
+        until_stop(Box::pin(sale::tail::follow_rules(Arc::clone(app))));
         until_stop(Box::pin(observer::observe(Arc::clone(app))));
         let watermarks = app.services.watermarks.clone();
         until_stop(Box::pin(watermarks.follow(app.pool.clone())));

@@ -4,30 +4,40 @@
 use std::{
     cell::OnceCell,
     convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderMap, HeaderValue, Method, request::Parts},
-    response::Response,
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+    response::{IntoResponse, Response},
 };
+use pin_project_lite::pin_project;
 use producers::trace::{TRACEPARENT, TRACESTATE, Trace};
-use tokio::task::futures::TaskLocalFuture;
+use tokio::{
+    task::futures::TaskLocalFuture,
+    time::{Timeout, timeout},
+};
 use tower::{Layer, Service};
 use tracing::{Instrument, Level, Span, debug, error_span, instrument::Instrumented, warn};
 
 use crate::{
-    error::{Cause, Reason},
-    metrics::{ApiMetrics, UNMATCHED},
+    app::Core,
+    error::{ApiError, Cause, Reason},
+    metrics::{OfRoute, UNMATCHED},
     routes::clicks,
 };
 
 /// The header of an answer that names its trace, as the standard's draft for answers has it.
 pub const TRACERESPONSE: &str = "traceresponse";
+/// The longest that a request may take until its answer begins.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// The most failures that are logged a second: under load, logging them would be the load.
 const FAILURES_LOGGED_MAX: u32 = 100;
 const SECOND: Duration = Duration::from_secs(1);
@@ -54,20 +64,16 @@ impl<S: Sync> FromRequestParts<S> for Traced {
     }
 }
 
-/// Follows requests: a layer around everything else that answers them.
+/// Follows requests from their head to the head of their answer: a layer around everything else that answers them. There
+/// is no other, as each costs every request some allocations. It bounds the time, turns a panic into an answer, and
+/// counts.
 #[derive(Clone)]
-pub struct Follow(Arc<Shared>);
-
-/// Shared, so that a request costs one count of references.
-struct Shared {
-    metrics: ApiMetrics,
-    failures: Arc<Failures>,
-}
+pub struct Follow(Arc<Core>);
 
 impl Follow {
-    /// Counts here what it sees.
-    pub fn new(metrics: ApiMetrics, failures: Arc<Failures>) -> Self {
-        Self(Arc::new(Shared { metrics, failures }))
+    /// For requests of this thread.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self(core)
     }
 }
 
@@ -75,9 +81,11 @@ impl<S> Layer<S> for Follow {
     type Service = Followed<S>;
 
     fn layer(&self, inner: S) -> Followed<S> {
+        let core = Arc::clone(&self.0);
+        let route = OnceLock::new();
         Followed {
             inner,
-            follow: self.clone(),
+            here: Arc::new(Here { core, route }),
         }
     }
 }
@@ -86,41 +94,64 @@ impl<S> Layer<S> for Follow {
 #[derive(Clone)]
 pub struct Followed<S> {
     inner: S,
-    follow: Follow,
+    here: Arc<Here>,
+}
+
+/// Where requests are answered. Shared, so that a request costs one count of references.
+struct Here {
+    core: Arc<Core>,
+    /// A layer is laid around each route apart, but only requests tell which it is: the first does.
+    route: OnceLock<Route>,
+}
+
+/// The route as it is written in the list of routes, not as somebody filled it in.
+struct Route {
+    path: Option<MatchedPath>,
+    is_click: bool,
+    answered: Arc<OfRoute>,
 }
 
 impl<S> Service<Request> for Followed<S>
 where
-    S: Service<Request, Response = Response>,
-    S::Future: Unpin,
+    S: Service<Request, Response = Response, Error = Infallible>,
 {
     type Response = Response;
-    type Error = S::Error;
+    type Error = Infallible;
     type Future = TaskLocalFuture<OnceCell<Trace>, Instrumented<Answering<S::Future>>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let route = request.extensions().get::<MatchedPath>().cloned();
-        let is_click = route
-            .as_ref()
-            .is_some_and(|route| route.as_str() == clicks::COUNTER);
+        let route = self.here.route_of(&request);
         let trace = match carried_on(request.headers()) {
             Some(trace) => OnceCell::from(trace),
-            None if is_click && !tracing::enabled!(Level::DEBUG) => OnceCell::new(),
+            None if route.is_click && !tracing::enabled!(Level::DEBUG) => OnceCell::new(),
             None => OnceCell::from(Trace::start()),
         };
         let span = trace.get().map_or_else(Span::none, span);
         let answering = Answering {
             began: Instant::now(),
             method: request.method().clone(),
-            route,
-            follow: self.follow.clone(),
-            answer: self.inner.call(request),
+            here: Arc::clone(&self.here),
+            answer: timeout(REQUEST_TIMEOUT, self.inner.call(request)),
         };
         TRACE.scope(trace, answering.instrument(span))
+    }
+}
+
+impl Here {
+    fn route_of(&self, request: &Request) -> &Route {
+        self.route.get_or_init(|| {
+            let path = request.extensions().get::<MatchedPath>().cloned();
+            let name = path.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
+            Route {
+                is_click: name == clicks::COUNTER,
+                answered: self.core.answered.on(name),
+                path,
+            }
+        })
     }
 }
 
@@ -139,64 +170,81 @@ fn span(trace: &Trace) -> Span {
     error_span!("request", trace_id = %trace.id)
 }
 
-/// A request on its way to its answer.
-pub struct Answering<F> {
-    answer: F,
-    began: Instant,
-    method: Method,
-    route: Option<MatchedPath>,
-    follow: Follow,
+pin_project! {
+    /// A request on its way to its answer.
+    pub struct Answering<F> {
+        #[pin]
+        answer: Timeout<F>,
+        began: Instant,
+        method: Method,
+        here: Arc<Here>,
+    }
 }
 
-impl<F, E> Future for Answering<F>
+impl<F> Future for Answering<F>
 where
-    F: Future<Output = Result<Response, E>> + Unpin,
+    F: Future<Output = Result<Response, Infallible>>,
 {
-    type Output = Result<Response, E>;
+    type Output = Result<Response, Infallible>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut answer = ready!(Pin::new(&mut self.answer).poll(context));
-        if let Ok(response) = &mut answer {
-            self.answered(response);
-        }
-        Poll::Ready(answer)
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // What panicked is not asked again.
+        let answer = catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
+        let mut response = match answer {
+            Err(_told_by_its_hook) => ApiError::internal().into_response(),
+            Ok(answer) => match ready!(answer) {
+                Ok(Ok(response)) => response,
+                Err(_elapsed) => ApiError::timeout().into_response(),
+            },
+        };
+        this.here
+            .answered(this.method, this.began.elapsed(), &mut response);
+        Poll::Ready(Ok(response))
     }
 }
 
-impl<F> Answering<F> {
-    /// The route as it is written in the list of routes, not as somebody filled it in.
+impl Here {
     fn path(&self) -> &str {
-        self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str)
+        let path = self.route.get().and_then(|route| route.path.as_ref());
+        path.map_or(UNMATCHED, MatchedPath::as_str)
     }
 
-    fn answered(&self, response: &mut Response) {
-        let (status, took) = (response.status(), self.began.elapsed());
-        let metrics = &self.follow.0.metrics;
-        metrics.http.observe(self.path(), status, took);
+    /// Counts and logs an answer, and adds what all of them have.
+    fn answered(&self, method: &Method, took: Duration, response: &mut Response) {
+        let status = response.status();
+        if let Some(route) = self.route.get() {
+            route.answered.observe(status, took);
+        }
         if let Some(reason) = response.extensions().get::<Reason>() {
-            let label = [("reason", reason.name())];
-            metrics.refusals.get_or_create(&label).inc();
+            self.core.answered.refuse(*reason);
         }
         if status.is_server_error() {
-            self.log_failure(response, took);
+            self.log_failure(method, took, response);
         } else {
-            let (method, path, status) = (&self.method, self.path(), status.as_u16());
+            let (path, status) = (self.path(), status.as_u16());
             debug!(%method, path, status, ms = ms(took), "answered a request");
+        }
+        let headers = response.headers_mut();
+        // Nobody is to guess what an answer is.
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        if self.core.closing.load(Ordering::Relaxed) {
+            headers.insert(header::CONNECTION, CLOSE);
         }
         TRACE.with(|trace| {
             let named = trace.get().map(Trace::traceparent);
             if let Some(value) = named.and_then(|text| HeaderValue::try_from(text).ok()) {
-                response.headers_mut().insert(TRACERESPONSE, value);
+                headers.insert(TRACERESPONSE, value);
             }
         });
     }
 
-    fn log_failure(&self, response: &Response, took: Duration) {
-        let Some(left_out) = self.follow.0.failures.count(Instant::now()) else {
+    fn log_failure(&self, method: &Method, took: Duration, response: &Response) {
+        let Some(left_out) = self.core.app.failures.count(Instant::now()) else {
             return;
         };
         let log = || {
-            let (method, path, status) = (&self.method, self.path(), response.status().as_u16());
+            let (path, status) = (self.path(), response.status().as_u16());
             let cause = response.extensions().get::<Cause>().map(|cause| &*cause.0);
             warn!(%method, path, status, cause, ms = ms(took), left_out, "a request failed");
         };

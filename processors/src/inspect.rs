@@ -1,6 +1,7 @@
 //! Looking into the log: where topics begin and end, and single records. Belongs to no group and commits nothing.
 //! Everything here blocks, for a bounded time; run it where that is allowed.
 
+mod extents;
 mod seen;
 
 use std::{
@@ -19,9 +20,11 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 use schemas::topics::TOPICS;
-use serde::Serialize;
 
-pub use self::seen::{ForPrograms, Seen, base64, hex_dump};
+pub use self::{
+    extents::Extent,
+    seen::{ForPrograms, Seen, base64, hex_dump},
+};
 use crate::record::Raw;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,24 +79,6 @@ pub struct Log {
     pub partitions: i32,
 }
 
-/// The offsets that a partition has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Extent {
-    /// The partition.
-    pub partition: i32,
-    /// Offset of its first record.
-    pub first_offset: i64,
-    /// Offset after its last record.
-    pub end_offset: i64,
-}
-
-impl Extent {
-    /// How many offsets; as many records, unless the partition has gaps.
-    pub fn records(&self) -> i64 {
-        self.end_offset - self.first_offset
-    }
-}
-
 impl Log {
     /// The log of a topic: one of ours by its plain or its full name, or any other.
     ///
@@ -137,55 +122,6 @@ impl Log {
             partitions: partition_count(consumer, topic)?,
             consumer: Arc::clone(consumer),
         })
-    }
-
-    /// Where a partition begins and ends.
-    ///
-    /// # Errors
-    /// If the broker does not answer.
-    pub fn extent(&self, partition: i32) -> Result<Extent> {
-        let (first_offset, end_offset) = self
-            .consumer
-            .fetch_watermarks(&self.topic, partition, TIMEOUT)
-            .with_context(|| format!("cannot read the end of {}/{partition}", self.topic))?;
-        Ok(Extent {
-            partition,
-            first_offset,
-            end_offset,
-        })
-    }
-
-    /// Where all partitions begin and end.
-    ///
-    /// # Errors
-    /// If the broker does not answer.
-    pub fn extents(&self) -> Result<Vec<Extent>> {
-        (0..self.partitions).map(|p| self.extent(p)).collect()
-    }
-
-    /// For each of these partitions, the offset of the first record at or after a time; none if there is none.
-    ///
-    /// # Errors
-    /// If the broker does not answer.
-    pub fn offsets_at(
-        &self,
-        partitions: &[i32],
-        time_ms: i64,
-    ) -> Result<HashMap<i32, Option<i64>>> {
-        let mut list = TopicPartitionList::new();
-        for &partition in partitions {
-            list.add_partition_offset(&self.topic, partition, Offset::Offset(time_ms))?;
-        }
-        let found = self
-            .consumer
-            .offsets_for_times(list, TIMEOUT)
-            .with_context(|| format!("cannot look up a time in {}", self.topic))?;
-        let elements = found.elements();
-        let offsets = elements.iter().map(|place| match place.offset() {
-            Offset::Offset(offset) => (place.partition(), Some(offset)),
-            _ => (place.partition(), None),
-        });
-        Ok(offsets.collect())
     }
 
     /// The first record at or after each of these places (partition and offset), as far as there is one to be had

@@ -163,6 +163,19 @@ pub struct Stock {
     pub reserved: u32,
 }
 
+/// A reservation, bought or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The item.
+    pub item_id: i32,
+    /// Who has it.
+    pub user_id: i64,
+    /// Whether it is bought.
+    pub is_bought: bool,
+    /// When it lapses unless it is bought, milliseconds since 1970-01-01T00:00:00Z.
+    pub expires_at_ms: i64,
+}
+
 impl Sales {
     /// Folds the next record.
     ///
@@ -219,6 +232,11 @@ impl Sales {
         self.current
             .as_ref()
             .map_or(0, |sale| sale.bought_by(user_id))
+    }
+
+    /// What was reserved in the running sale so far; what lapsed is still among it.
+    pub fn reservations(&self) -> impl Iterator<Item = Held> {
+        self.current.iter().flat_map(Sale::held)
     }
 
     /// How the sale stands that runs at this time, or at the time of the log if that is later. Changes nothing.

@@ -21,7 +21,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::FromClientConfigAndContext,
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
-    message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders},
+    message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders, Timestamp},
     producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::oneshot;
@@ -77,10 +77,22 @@ pub struct Outcome {
     pub unknown: usize,
     /// Per partition that was written to, the largest offset; negative if the broker did not tell.
     pub last: Vec<(i32, i64)>,
+    /// Where the broker has put each of the acknowledged records, in the order in which they were given, and the time
+    /// that it gave them; only of a topic whose records it stamps.
+    pub stamps: Vec<Stamp>,
     /// The first failure of a record that was taken.
     pub error: Option<KafkaError>,
     /// Why the rest was refused.
     pub refusal: Option<KafkaError>,
+}
+
+/// What the broker says of a record that it has stamped (`LogAppendTime`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Its offset.
+    pub offset: i64,
+    /// Its time, milliseconds since 1970-01-01T00:00:00Z.
+    pub appended_at_ms: i64,
 }
 
 /// A batch on its way. Dropping it does not take the records back.
@@ -97,13 +109,18 @@ impl Pending {
 
 /// Appends records to the log.
 pub struct Appender {
+    producers: Arc<Producers>,
+    /// Records of batches that have no outcome yet, whichever producer has them.
+    undecided: Arc<AtomicUsize>,
+}
+
+/// One producer after the other.
+struct Producers {
     config: ClientConfig,
     patience: Patience,
     metrics: AppendMetrics,
     current: ArcSwap<Lifetime>,
     replacing: Mutex<()>,
-    /// Records of batches that have no outcome yet, whichever producer has them.
-    undecided: Arc<AtomicUsize>,
 }
 
 /// One producer, from its creation until it dies for good.
@@ -121,13 +138,16 @@ impl Appender {
     pub fn new(kafka: &Kafka, profile: Profile, metrics: AppendMetrics) -> KafkaResult<Self> {
         let mut config = config(kafka, profile);
         let patience = Patience::take(&mut config)?;
-        let current = ArcSwap::new(Lifetime::start(&config, patience, &metrics)?);
-        Ok(Self {
+        let producers = Arc::new(Producers {
+            current: ArcSwap::new(Lifetime::start(&config, &metrics)?),
             config,
             patience,
             metrics,
-            current,
             replacing: Mutex::new(()),
+        });
+        patience::watch(&producers, &producers.current.load());
+        Ok(Self {
+            producers,
             undecided: Arc::default(),
         })
     }
@@ -135,7 +155,7 @@ impl Appender {
     /// Hands over `records`, all at once; they go out in the order given, per partition. From the first that is refused
     /// none is taken.
     pub fn append<'a>(&self, mut records: impl ExactSizeIterator<Item = Outgoing<'a>>) -> Pending {
-        let lifetime = self.alive();
+        let lifetime = self.producers.alive();
         let (batch, outcome) = Batch::new(records.len(), &self.undecided);
         let mut refused = 0;
         while let Some(record) = records.next() {
@@ -158,7 +178,7 @@ impl Appender {
         if refused < batch.records() {
             lifetime.waiting.add(Arc::clone(&batch));
         }
-        batch.decided(refused + HANDING_OVER, &self.metrics);
+        batch.decided(refused + HANDING_OVER, &self.producers.metrics);
         Pending(outcome)
     }
 
@@ -178,28 +198,32 @@ impl Appender {
         }
         true
     }
+}
 
+impl Producers {
     /// The producer to use, a new one if the last has died for good.
-    fn alive(&self) -> arc_swap::Guard<Arc<Lifetime>> {
+    fn alive(self: &Arc<Self>) -> arc_swap::Guard<Arc<Lifetime>> {
         let current = self.current.load();
         if current.fatal.load(Ordering::Acquire) {
-            drop(current);
-            self.replace();
+            // It takes a moment, in which the one who appends waits; to be refused instead would be no better.
+            self.replace(&current);
             return self.current.load();
         }
         current
     }
 
-    fn replace(&self) {
+    /// Puts a new producer in the place of this one, unless somebody else has.
+    fn replace(self: &Arc<Self>, old: &Arc<Lifetime>) {
         let _only_one = self
             .replacing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if !self.current.load().fatal.load(Ordering::Acquire) {
+        if !Arc::ptr_eq(&self.current.load(), old) {
             return;
         }
-        match Lifetime::start(&self.config, self.patience, &self.metrics) {
+        match Lifetime::start(&self.config, &self.metrics) {
             Ok(lifetime) => {
+                patience::watch(self, &lifetime);
                 let dead = self.current.swap(lifetime);
                 self.metrics.replaced.inc();
                 info!("replaced a producer that had died or been given up");
@@ -238,23 +262,17 @@ pub fn config(kafka: &Kafka, profile: Profile) -> ClientConfig {
 }
 
 impl Lifetime {
-    fn start(
-        config: &ClientConfig,
-        patience: Patience,
-        metrics: &AppendMetrics,
-    ) -> KafkaResult<Arc<Self>> {
+    fn start(config: &ClientConfig, metrics: &AppendMetrics) -> KafkaResult<Arc<Self>> {
         let fatal = Arc::new(AtomicBool::new(false));
         let acknowledgements = Acknowledgements {
             fatal: Arc::clone(&fatal),
             metrics: metrics.clone(),
         };
-        let lifetime = Arc::new(Self {
+        Ok(Arc::new(Self {
             producer: ThreadedProducer::from_config_and_context(config, acknowledgements)?,
             fatal,
             waiting: Waiting::default(),
-        });
-        patience::watch(Arc::downgrade(&lifetime), patience);
-        Ok(lifetime)
+        }))
     }
 
     /// A refusal may tell of the death before the error does.
@@ -304,7 +322,15 @@ impl ProducerContext for Acknowledgements {
 
     fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
         match result {
-            Ok(record) => batch.tally().append(record.partition(), record.offset()),
+            Ok(record) => {
+                let stamp = match record.timestamp() {
+                    Timestamp::LogAppendTime(at_ms) => Some(at_ms),
+                    Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+                };
+                batch
+                    .tally()
+                    .append(record.partition(), record.offset(), stamp);
+            }
             Err((failure, record)) => {
                 if is_fatal(failure) {
                     self.fatal.store(true, Ordering::Release);

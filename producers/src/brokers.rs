@@ -1,15 +1,8 @@
 //! The brokers as they are, for whoever looks whether all is well. Changes nothing.
 
-use anyhow::{Context, Result};
-use rdkafka::{
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
-    client::DefaultClientContext,
-};
+use anyhow::Result;
 
-use crate::{
-    kafka::Kafka,
-    topics::{FIRST_ANSWER, no_broker, settings_of},
-};
+use crate::{admin::Admin, kafka::Kafka};
 
 /// All brokers of a cluster.
 #[derive(Debug, Clone)]
@@ -36,17 +29,11 @@ pub struct Broker {
 /// # Errors
 /// If none answers.
 pub async fn cluster(kafka: &Kafka) -> Result<Cluster> {
-    let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
-    let client = admin.inner();
-    let metadata = client
-        .fetch_metadata(None, FIRST_ANSWER)
-        .with_context(|| no_broker(kafka))?;
-    let id = client.fetch_cluster_id(FIRST_ANSWER).unwrap_or_default();
-    let options = AdminOptions::new().request_timeout(Some(FIRST_ANSWER));
+    let admin = Admin::new(kafka)?;
+    let metadata = admin.metadata(None)?;
     let mut brokers = Vec::new();
     for found in metadata.brokers() {
-        let whose = ResourceSpecifier::Broker(found.id());
-        let settings = settings_of(&admin, &whose, &options).await;
+        let settings = admin.broker_settings(found.id()).await;
         brokers.push(Broker {
             id: found.id(),
             address: format!("{}:{}", found.host(), found.port()),
@@ -54,5 +41,8 @@ pub async fn cluster(kafka: &Kafka) -> Result<Cluster> {
         });
     }
     brokers.sort_unstable_by_key(|broker| broker.id);
-    Ok(Cluster { id, brokers })
+    Ok(Cluster {
+        id: admin.cluster_id(),
+        brokers,
+    })
 }

@@ -1,19 +1,31 @@
-//! Many single appends in few batches: what arrives while earlier batches are on their way goes out together. Each
-//! batch wakes this one task, which then wakes those who wait; batches grow with the load instead of the queue.
+//! Many single appends in few batches: what arrives while a batch is on its way goes out together. Each batch wakes this
+//! one task, which then wakes those who wait; batches grow with the load instead of the queue.
+//!
+//! What a batch costs, here and at the broker, hardly depends on how much is in it: some dozen times what one event
+//! costs. So there is one on its way at a time, and under load those who were just answered may come again before the
+//! next one leaves; else they and those who came meanwhile would take turns, in twice as many batches.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use schemas::{event::Event, position::Position};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     append::Outcome,
-    writer::{AppendError, EventWriter, not_written},
+    writer::{AppendError, EventWriter},
 };
 
-/// Batches on their way at once.
-const BATCHES_MAX: usize = 3;
+/// From so many on, a batch waits for those who were answered by the one before.
+const GATHER_MIN: usize = 8;
+/// How long it waits for them. The clock of the runtime ticks once a millisecond, so it may be one more.
+const GATHER_MAX: Duration = Duration::from_millis(1);
 /// Events that wait for their batch; more are refused at once.
 const WAITING_MAX: usize = 20_000;
 
@@ -21,14 +33,21 @@ type Answer<R> = Result<Option<R>, AppendError>;
 /// An event and who waits for its answer.
 type Waiting<E, R> = (E, oneshot::Sender<Answer<R>>);
 
+/// What waits for the next batch.
+struct Next<E, R> {
+    waiting: Vec<Waiting<E, R>>,
+    /// With how many it may leave; more than there ever are while another batch is on its way.
+    enough: usize,
+}
+
 /// Collects events of one topic without keys, and appends them in batches. Everybody of a batch gets the same receipt,
 /// which is made once.
 pub struct Lane<E, R = Position> {
     writer: Arc<EventWriter<E>>,
     receipt: fn(&Position) -> R,
     /// `None` once the lane is closed.
-    waiting: Mutex<Option<Vec<Waiting<E, R>>>>,
-    arrived: Notify,
+    next: Mutex<Option<Next<E, R>>>,
+    gathered: Notify,
 }
 
 impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
@@ -38,8 +57,11 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
         Self {
             writer,
             receipt,
-            waiting: Mutex::new(Some(Vec::new())),
-            arrived: Notify::new(),
+            next: Mutex::new(Some(Next {
+                waiting: Vec::new(),
+                enough: usize::MAX,
+            })),
+            gathered: Notify::new(),
         }
     }
 
@@ -50,54 +72,87 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
     /// As [`EventWriter::append`]. An event that cannot be written fails alone; where some records of a batch failed
     /// on their way and others did not, all of it is `Unknown`.
     pub async fn append(&self, event: E) -> Answer<R> {
+        // Here, and not with its batch, so that it fails alone.
         self.writer.check(&event)?;
         let (answer, answered) = oneshot::channel();
-        match &mut *self.waiting() {
+        let may_leave = match &mut *self.next() {
             None => return Err(stopping()),
-            Some(waiting) if waiting.len() >= WAITING_MAX => return Err(AppendError::Overloaded),
-            Some(waiting) => waiting.push((event, answer)),
+            Some(Next { waiting, .. }) if waiting.len() >= WAITING_MAX => {
+                return Err(AppendError::Overloaded);
+            }
+            Some(Next { waiting, enough }) => {
+                waiting.push((event, answer));
+                waiting.len() >= *enough
+            }
+        };
+        if may_leave {
+            self.gathered.notify_one();
         }
-        self.arrived.notify_one();
         // Nobody drops an answer but a runtime that ends with the batch on its way.
         let lost = |_| AppendError::Unknown("who appended it has gone".to_owned());
         answered.await.map_err(lost)?
+    }
+
+    /// How many wait for their batch to be sent.
+    pub fn waiters(&self) -> usize {
+        self.next().as_ref().map_or(0, |next| next.waiting.len())
     }
 
     /// Sends batches until `stop`, and then what is waiting; from then on the lane is closed. Everything that was
     /// accepted is answered before this returns.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let closing = Closing(&self);
-        let under_way = Arc::new(Semaphore::new(BATCHES_MAX));
+        let mut answered = 0;
         loop {
             let stopping = tokio::select! {
-                () = self.arrived.notified() => false,
+                () = self.gather(answered) => false,
                 () = stop.cancelled() => true,
             };
-            let permit = Arc::clone(&under_way).acquire_owned().await;
-            let batch = self
-                .waiting()
-                .as_mut()
-                .map(std::mem::take)
-                .unwrap_or_default();
+            let batch = self.take();
+            answered = batch.len();
             if !batch.is_empty() {
-                let lane = Arc::clone(&self);
-                tokio::spawn(async move {
-                    lane.send(batch).await;
-                    drop(permit);
-                });
+                self.send(batch).await;
             }
             if stopping {
                 break;
             }
         }
         drop(closing);
-        let all = u32::try_from(BATCHES_MAX).expect("a small number");
-        let _ = under_way.acquire_many(all).await;
+    }
+
+    /// Waits until the next batch may leave: with the first event if none is there, at once with a few, and else with
+    /// as many more as were just answered.
+    async fn gather(&self, answered: usize) {
+        let here = {
+            let mut next = self.next();
+            let Some(Next { waiting, enough }) = &mut *next else {
+                return;
+            };
+            *enough = match waiting.len() {
+                0 => 1,
+                here if here + answered < GATHER_MIN => return,
+                here => here + answered,
+            };
+            waiting.len()
+        };
+        match here {
+            0 => self.gathered.notified().await,
+            _ => drop(timeout(GATHER_MAX, self.gathered.notified()).await),
+        }
+    }
+
+    fn take(&self) -> Vec<Waiting<E, R>> {
+        let mut next = self.next();
+        let Some(Next { waiting, enough }) = &mut *next else {
+            return Vec::new();
+        };
+        *enough = usize::MAX;
+        std::mem::take(waiting)
     }
 
     async fn send(&self, batch: Vec<Waiting<E, R>>) {
         let (events, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let outcome = match self.writer.send(&events, None) {
+        let outcome = match self.writer.send_checked(&events, None) {
             Ok(pending) => pending.outcome().await,
             Err(refusal) => return tell(waiters, &Err(refusal)),
         };
@@ -108,7 +163,7 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
     fn answer(&self, mut taken: Vec<oneshot::Sender<Answer<R>>>, mut outcome: Outcome) {
         let refused = taken.split_off(taken.len() - outcome.refused);
         if let Some(refusal) = outcome.refusal.take() {
-            tell(refused, &Err(not_written(&refusal)));
+            tell(refused, &Err(AppendError::of_refusal(&refusal)));
         }
         let position = self.writer.position(outcome);
         tell(
@@ -117,8 +172,8 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
         );
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Vec<Waiting<E, R>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn next(&self) -> MutexGuard<'_, Option<Next<E, R>>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,11 +193,9 @@ struct Closing<'l, E: Event, R: Clone + Send + 'static>(&'l Lane<E, R>);
 
 impl<E: Event, R: Clone + Send + 'static> Drop for Closing<'_, E, R> {
     fn drop(&mut self) {
-        let left = self.0.waiting().take().unwrap_or_default();
-        tell(
-            left.into_iter().map(|(_, waiter)| waiter).collect(),
-            &Err(stopping()),
-        );
+        let left = self.0.next().take().map(|next| next.waiting);
+        let waiters = left.into_iter().flatten().map(|(_, waiter)| waiter);
+        tell(waiters.collect(), &Err(stopping()));
     }
 }
 
@@ -236,7 +289,9 @@ mod tests {
             matches!(refused, Err(AppendError::Overloaded)),
             "{refused:?}"
         );
+        assert_eq!(lane.waiters(), WAITING_MAX);
         run(&lane).await;
+        assert_eq!(lane.waiters(), 0);
         for answer in accepted {
             let position = answer.await.unwrap().expect("the broker told");
             // One batch, one partition, the place of its last record.
@@ -295,6 +350,37 @@ mod tests {
             assert!(waiting.await.is_ok(), "click {banner}");
         }
         assert!(banners(&broker).into_iter().eq(0..TIMES));
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_batch_is_on_its_way_leaves_together_with_who_comes_again() {
+        const CALLERS: i64 = 40;
+        const ROUNDS: i64 = 50;
+        let broker = MockBroker::start("clicks", 8);
+        let lane = Arc::new(Lane::new(writer(&broker, &[PATIENT]), Position::clone));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(Arc::clone(&lane).run(stop.clone()));
+        let mut callers = tokio::task::JoinSet::new();
+        for caller in 0..CALLERS {
+            let lane = Arc::clone(&lane);
+            callers.spawn(async move {
+                let mut batches = Vec::new();
+                for round in 0..ROUNDS {
+                    let position = lane.append(click(caller * ROUNDS + round)).await;
+                    let Position {
+                        partition, offset, ..
+                    } = position.unwrap().unwrap();
+                    batches.push((partition, offset));
+                }
+                batches
+            });
+        }
+        let batches: BTreeSet<_> = callers.join_all().await.into_iter().flatten().collect();
+        stop.cancel();
+        running.await.unwrap();
+        assert_eq!(banners(&broker).len() as i64, CALLERS * ROUNDS);
+        // Taking turns, two halves would need twice as many.
+        assert!((batches.len() as i64) < ROUNDS * 3 / 2, "{}", batches.len());
     }
 
     #[tokio::test]

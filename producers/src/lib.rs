@@ -2,11 +2,14 @@
 //!
 //! * [`append`]: records to the broker, and what became of them; [`writer`]: events of one topic as such records;
 //!   [`lane`]: many single appends in few batches.
-//! * [`emit`]: bulk appends for the command line; one file a domain with samples and importers: [`clicks`], [`orders`].
-//! * [`kafka`]: addresses and client settings; [`topics`]: topics as they have to be; [`partition`]: Java's partitioner.
+//! * [`emit`]: bulk appends for the command line; one file a domain with samples and importers: [`clicks`], [`orders`],
+//!   [`sales`].
+//! * [`kafka`]: addresses and client settings; [`topics`]: topics as they have to be, [`brokers`]: who
+//!   answers; both ask as `admin` does, which outlasts the loss of a broker; [`partition`]: Java's partitioner.
 //! * [`clock`]: the one place where time and chance enter; [`metrics`]: counters for `/metrics`; [`trace`]: which
 //!   request an event comes from; [`headers`]: reading them from a record.
 
+mod admin;
 pub mod append;
 pub mod brokers;
 pub mod clicks;
@@ -18,6 +21,7 @@ pub mod lane;
 pub mod metrics;
 pub mod orders;
 pub mod partition;
+pub mod sales;
 pub mod topics;
 pub mod trace;
 pub mod writer;

@@ -1,27 +1,26 @@
 //! Topics as they have to be: creates what is missing, tells what differs, alters nothing.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
-    client::DefaultClientContext,
+    admin::{NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer},
-    error::RDKafkaErrorCode,
-    metadata::{Metadata, MetadataPartition, MetadataTopic},
+    error::{KafkaError, RDKafkaErrorCode},
+    metadata::{Metadata, MetadataBroker, MetadataPartition, MetadataTopic},
 };
 use schemas::{
     registry::Registry,
     topics::{TOPICS, Topic, subject},
 };
 
-use crate::kafka::Kafka;
+use crate::{
+    admin::{Admin, FIRST_ANSWER, Settings, does_not, no_broker},
+    kafka::Kafka,
+};
 
 /// How often the broker is asked for a new topic.
 const VISIBLE_POLL: Duration = Duration::from_millis(20);
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a broker may take to answer at all.
-pub(crate) const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// With so many replicas any one of them can be lost, and what was acknowledged is still on two.
 const REPLICAS_SAFE: usize = 3;
 
@@ -50,36 +49,22 @@ pub async fn apply(
     replicas: Option<usize>,
     dry_run: bool,
 ) -> Result<Vec<(String, Applied)>> {
-    let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
-    let options = AdminOptions::new()
-        .operation_timeout(Some(TIMEOUT))
-        .request_timeout(Some(TIMEOUT));
+    let admin = Admin::new(kafka)?;
     let mut results = Vec::new();
-    let metadata = admin
-        .inner()
-        .fetch_metadata(None, FIRST_ANSWER)
-        .with_context(|| no_broker(kafka))?;
+    let metadata = admin.metadata(None)?;
     let replicas = match replicas {
         Some(told) => told,
-        None => usual_replicas(&admin, &metadata, &options).await?,
+        None => usual_replicas(&admin, &metadata).await?,
     };
     for topic in TOPICS {
         let name = topic.full_name(&kafka.prefix);
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|found| found.name() == name && found.error().is_none());
-        let applied = match found {
+        let applied = match find(&metadata, &name) {
             Some(found) => {
-                let resource = ResourceSpecifier::Topic(&name);
-                let config = settings_of(&admin, &resource, &options).await?;
-                compare(topic, replicas, &Shape::of(found), &config)
+                let settings = admin.topic_settings(&name).await?;
+                compare(topic, replicas, &Shape::of(found), &settings)
             }
             None if dry_run => Applied::Created,
-            None => {
-                create(&admin, topic, &name, replicas, &options).await?;
-                Applied::Created
-            }
+            None => create(&admin, topic, &name, replicas).await?,
         };
         if !dry_run {
             // The rule first: a registry may have a laxer one by default.
@@ -98,7 +83,7 @@ pub struct Described {
     /// Its partitions.
     pub copies: Vec<Copies>,
     /// Its settings on the broker.
-    pub settings: Vec<(String, String)>,
+    pub settings: Settings,
     /// What differs; empty if all is well.
     pub differences: Vec<String>,
 }
@@ -140,17 +125,13 @@ impl Described {
 /// # Errors
 /// If the broker does not answer.
 pub async fn describe(kafka: &Kafka, name: &str) -> Result<Option<Described>> {
-    let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
-    let metadata = admin
-        .inner()
-        .fetch_metadata(Some(name), FIRST_ANSWER)
-        .with_context(|| no_broker(kafka))?;
+    let admin = Admin::new(kafka)?;
+    let metadata = admin.metadata(Some(name))?;
     let found = metadata.topics().first();
     let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
         return Ok(None);
     };
-    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-    let settings = settings_of(&admin, &ResourceSpecifier::Topic(name), &options).await?;
+    let settings = admin.topic_settings(name).await?;
     let known = TOPICS
         .iter()
         .find(|topic| topic.full_name(&kafka.prefix) == name);
@@ -219,13 +200,6 @@ impl Checker {
     }
 }
 
-pub(crate) fn no_broker(kafka: &Kafka) -> String {
-    format!(
-        "no Kafka broker answers at {}: check MILLRACE_BROKERS and that it runs",
-        kafka.brokers
-    )
-}
-
 /// The settings that a topic has to have.
 fn settings(topic: &Topic, replicas: usize) -> Vec<(&'static str, &'static str)> {
     let time = if topic.log_append_time {
@@ -249,61 +223,57 @@ fn settings(topic: &Topic, replicas: usize) -> Vec<(&'static str, &'static str)>
     settings
 }
 
-async fn create(
-    admin: &AdminClient<DefaultClientContext>,
-    topic: &Topic,
-    name: &str,
-    replicas: usize,
-    options: &AdminOptions,
-) -> Result<()> {
+/// Creates a topic. If it is there by then, the brokers have heard of it late, or it is somebody else's, or the work of
+/// an attempt that was not answered: then it is compared.
+async fn create(admin: &Admin, topic: &Topic, name: &str, replicas: usize) -> Result<Applied> {
     let replication = i32::try_from(replicas).context("too many replicas")?;
     let mut new = NewTopic::new(name, topic.partitions, TopicReplication::Fixed(replication));
     for (key, value) in settings(topic, replicas) {
         new = new.set(key, value);
     }
-    match admin.create_topics([&new], options).await?.remove(0) {
-        Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-        Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => bail!(
+    match admin.create(&new).await {
+        Ok(()) => {
+            wait_until_visible(admin, name).await?;
+            Ok(Applied::Created)
+        }
+        Err(KafkaError::AdminOp(RDKafkaErrorCode::TopicAlreadyExists)) => {
+            let shape = wait_until_visible(admin, name).await?;
+            let settings = admin.topic_settings(name).await?;
+            Ok(compare(topic, replicas, &shape, &settings))
+        }
+        Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidReplicationFactor)) => bail!(
             "the broker refuses to create topic {name}: {replicas} replicas need as many brokers"
         ),
-        Err((_, code)) => bail!("the broker refuses to create topic {name}: {code}"),
+        Err(error) => Err(does_not(&format!("create topic {name}"), error)),
     }
-    wait_until_visible(admin, topic, name).await
 }
 
 /// The controller has created it; the brokers hear of it a little later, and whoever comes now would not find it.
-async fn wait_until_visible(
-    admin: &AdminClient<DefaultClientContext>,
-    topic: &Topic,
-    name: &str,
-) -> Result<()> {
-    let started = Instant::now();
-    while started.elapsed() < TIMEOUT {
-        let metadata = admin.inner().fetch_metadata(Some(name), TIMEOUT)?;
-        let found = metadata.topics().iter().find(|found| found.name() == name);
-        let led = found.map_or(0, |found| {
-            let partitions = found.partitions().iter();
-            partitions
-                .filter(|partition| partition.leader() >= 0)
-                .count()
-        });
-        if i32::try_from(led) == Ok(topic.partitions) {
-            return Ok(());
+async fn wait_until_visible(admin: &Admin, name: &str) -> Result<Shape> {
+    while admin.is_patient() {
+        let metadata = admin.metadata(Some(name));
+        let found = metadata.as_ref().ok().and_then(|all| find(all, name));
+        let is_led = |partition: &MetadataPartition| partition.leader() >= 0;
+        if let Some(found) = found.filter(|found| found.partitions().iter().all(is_led)) {
+            return Ok(Shape::of(found));
         }
         tokio::time::sleep(VISIBLE_POLL).await;
     }
-    bail!("topic {name} was created, but the broker does not show it: look into the broker's log")
+    bail!(
+        "topic {name} was created, but the broker does not show it: look into the broker's log, and do this again"
+    )
+}
+
+/// A topic that is there.
+fn find<'a>(metadata: &'a Metadata, name: &str) -> Option<&'a MetadataTopic> {
+    let mut topics = metadata.topics().iter();
+    topics.find(|found| found.name() == name && found.error().is_none())
 }
 
 /// How many replicas a topic gets if nobody says it.
-async fn usual_replicas(
-    admin: &AdminClient<DefaultClientContext>,
-    metadata: &Metadata,
-    options: &AdminOptions,
-) -> Result<usize> {
+async fn usual_replicas(admin: &Admin, metadata: &Metadata) -> Result<usize> {
     let brokers = metadata.brokers();
-    let any = brokers.first().context("the cluster has no broker")?;
-    let settings = settings_of(admin, &ResourceSpecifier::Broker(any.id()), options).await;
+    let settings = settings_of_any(admin, brokers).await;
     let settings = settings.context("say with --replication how many replicas there have to be")?;
     let found = settings
         .iter()
@@ -318,25 +288,16 @@ async fn usual_replicas(
     Ok(by_default.max(REPLICAS_SAFE))
 }
 
-/// The settings of a topic or a broker, by name.
-pub(crate) async fn settings_of(
-    admin: &AdminClient<DefaultClientContext>,
-    resource: &ResourceSpecifier<'_>,
-    options: &AdminOptions,
-) -> Result<Vec<(String, String)>> {
-    let what = match resource {
-        ResourceSpecifier::Topic(name) => format!("topic {name}"),
-        _ => "its own settings".to_owned(),
-    };
-    let described = admin
-        .describe_configs([resource], options)
-        .await?
-        .remove(0)
-        .map_err(|code| anyhow::anyhow!("the broker refuses to describe {what}: {code}"))?;
-    let entries = described.entries.into_iter();
-    Ok(entries
-        .map(|entry| (entry.name, entry.value.unwrap_or_default()))
-        .collect())
+/// The settings of the first broker that tells them: one that has just died is listed still.
+async fn settings_of_any(admin: &Admin, brokers: &[MetadataBroker]) -> Result<Settings> {
+    let mut told = Err(anyhow!("the cluster has no broker"));
+    for broker in brokers {
+        told = admin.broker_settings(broker.id()).await;
+        if told.is_ok() {
+            break;
+        }
+    }
+    told
 }
 
 /// How many partitions a topic has, and how many replicas each of them has at least.

@@ -57,6 +57,17 @@ pub enum AppendError {
     Unknown(String),
 }
 
+impl AppendError {
+    /// What to tell about a record that is certainly not on the log.
+    pub fn of_refusal(error: &KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Self::Overloaded,
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge(error.to_string()),
+            _ => Self::NotWritten(error.to_string()),
+        }
+    }
+}
+
 /// Where an event comes from.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
@@ -130,13 +141,22 @@ impl<E: Event> EventWriter<E> {
     /// # Errors
     /// If one of them cannot be written; then none was sent.
     pub fn send(&self, events: &[E], context: Option<&Context>) -> Result<Pending, AppendError> {
+        events.iter().try_for_each(|event| self.check(event))?;
+        self.send_checked(events, context)
+    }
+
+    /// Like [`Self::send`], for events that [`Self::check`] has let through.
+    pub(crate) fn send_checked(
+        &self,
+        events: &[E],
+        context: Option<&Context>,
+    ) -> Result<Pending, AppendError> {
         let Some(encoder) = self.encoder.get() else {
             return Err(AppendError::NotRegistered(self.topic.clone()));
         };
         let mut values = Vec::new();
         let mut ends = Vec::with_capacity(events.len());
         for event in events {
-            self.check(event)?;
             encoder.encode(event, &mut values).map_err(refused)?;
             ends.push(values.len());
         }
@@ -179,7 +199,7 @@ impl<E: Event> EventWriter<E> {
             if outcome.unknown > 0 || outcome.appended > 0 {
                 return Err(AppendError::Unknown(error.to_string()));
             }
-            return Err(not_written(&error));
+            return Err(AppendError::of_refusal(&error));
         }
         let (partition, offset) = outcome.last.last().copied().unwrap_or((0, -1));
         Ok((offset >= 0).then(|| Position {
@@ -219,15 +239,6 @@ impl<E: Event> EventWriter<E> {
             OwnedHeaders::new_with_capacity(headers.len()),
             |headers, &(key, value)| headers.insert(Header { key, value }),
         )
-    }
-}
-
-/// What to tell about a record that is certainly not on the log.
-pub(crate) fn not_written(error: &KafkaError) -> AppendError {
-    match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::QueueFull) => AppendError::Overloaded,
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => AppendError::TooLarge(error.to_string()),
-        _ => AppendError::NotWritten(error.to_string()),
     }
 }
 

@@ -52,7 +52,7 @@ pub struct CheckoutRefused {
     /// The item.
     pub item_id: i32,
     /// The answer that was given.
-    #[cfg_attr(test, avro(with = || tests::refusals()))]
+    #[cfg_attr(test, avro(with = || tests::refusals("millrace.sales.Refusal")))]
     pub reason: Refusal,
     /// The sale, milliseconds since 1970-01-01T00:00:00Z.
     #[cfg_attr(test, avro(with = || Schema::TimestampMillis))]
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     /// What the derive macro, which wants variants without documentation, would say of [`Refusal`].
-    pub(super) fn refusals() -> Schema {
+    pub(super) fn refusals(name: &str) -> Schema {
         let names = [
             Refusal::ItemReserved,
             Refusal::ItemSold,
@@ -107,7 +107,6 @@ mod tests {
             Refusal::Other,
         ]
         .map(|refusal| serde_json::to_value(refusal).unwrap());
-        let name = "millrace.sales.Refusal";
         let schema =
             serde_json::json!({"type": "enum", "name": name, "symbols": names, "default": "other"});
         Schema::parse(&schema).unwrap()

@@ -402,8 +402,8 @@ mod tests {
             let code = Code::new(sale, offset, nonce);
             prop_assert_eq!(code.parts(), Some(CodeParts {
                 sale,
-                offset: (offset & 0x3fff_ffff) as u32,
-                secret: (nonce & 0xff_ffff_ffff_ffff) as u64,
+                offset: (offset & 0x3fff_ffff).try_into().unwrap(),
+                secret: (nonce & 0xff_ffff_ffff_ffff).cast_unsigned(),
             }));
             prop_assert_eq!(code.to_string().parse(), Ok(code));
             prop_assert_eq!(code.to_string().len(), 36);

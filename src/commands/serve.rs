@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use api::{
     app::{App, Limits},
     doors::{Listen, bind},
-    server::{Callers, serve},
+    server::{Callers, connections_to_postgres, serve},
 };
 use clap::{Args, builder::PossibleValuesParser};
 use processors::{
@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use crate::cli::Connection;
 
 /// Unless told otherwise, the most connections to Postgres for queries.
-pub const PG_MAX_CONNS: u32 = 10;
+const PG_MAX_CONNS: u32 = 10;
 
 /// Serve the API and fold every topic, in one process.
 #[derive(Debug, Args)]
@@ -192,6 +192,11 @@ impl ApiArgs {
         };
         App::new(services, limits)
     }
+}
+
+/// How many connections to Postgres `run` takes unless told otherwise; each fold has one.
+pub fn connections_needed() -> i64 {
+    i64::from(connections_to_postgres(PG_MAX_CONNS, cores())) + runtime::names().count() as i64
 }
 
 fn cores() -> usize {

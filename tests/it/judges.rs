@@ -2,7 +2,7 @@
 //! what it counts. `docker/tools` installs them; a test fails where its tool is missing.
 
 mod confluent;
-mod kafka;
+pub mod kafka;
 mod kcat;
 mod promtool;
 mod schemathesis;

@@ -3,8 +3,10 @@
 
 use serde_json::{Value, json};
 
+use producers::clock;
+
 use crate::{
-    reference::Refused,
+    reference::{Refused, sales::Verdict},
     samples::{click, model, order, with},
     world::{Raw, World, avro::framed},
 };
@@ -356,4 +358,39 @@ async fn a_cache_keeps_to_the_same_rules_as_the_tables() {
     let position = format!("{}/{home}@{offset}", world.topic("orders"));
     assert_eq!(run.get_at("/order?uid=a", &position).await.json(), first);
     world.must_be_what_the_log_says().await;
+}
+
+#[tokio::test]
+async fn the_log_of_the_sale_is_judged_with_junk_and_barriers_on_it() {
+    let world = World::new("judged").await;
+    let rules = world.writer("sale-rules").await;
+    let set = json!({"items": 7, "limit": 1, "reservation_seconds": 60, "sale_seconds": 3_600});
+    world
+        .append_raw("sale-rules", Raw::value(rules.value(&set)))
+        .await;
+    let sales = world.writer("sales").await;
+    let now_ms = clock::now_ms();
+    let checkout = |item_id: i64, requested_at: i64| {
+        json!({"user_id": 1, "item_id": item_id, "requested_at": requested_at, "rules_seen": 1,
+               "nonce": 5, "key": null})
+    };
+    let events = [
+        sales.value(&json!({"nonce": 1})),
+        b"junk".to_vec(),
+        sales.value(&checkout(7, now_ms - 40_000)),
+        sales.value(&checkout(7, now_ms)),
+        sales.value(&checkout(6, now_ms)),
+    ];
+    let records = events.into_iter().map(Raw::value).collect();
+    world.append_all("sales", records).await;
+    let history = world.sale_history().await;
+    for (offset, wanted) in [
+        (0, Verdict::None),
+        (1, Verdict::None),
+        (2, Verdict::Void),
+        (3, Verdict::Refused("no_such_item")),
+    ] {
+        assert_eq!(history.verdict(offset), Some(&wanted), "at {offset}");
+    }
+    assert!(matches!(history.verdict(4), Some(Verdict::Reserved { .. })));
 }

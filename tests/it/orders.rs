@@ -6,13 +6,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
 use crate::{
     samples::{model, order, with},
-    world::{PATIENCE, Process, World, eventually, http::MIN_POSITION},
+    world::{
+        PATIENCE, Process, World, eventually,
+        http::{Caller, MIN_POSITION},
+    },
 };
 
 #[tokio::test]
@@ -297,7 +299,7 @@ async fn an_endless_body_is_cut_off_and_takes_no_memory() {
 
 /// Sends a body of so many bytes, or as much of it as is taken, and gives the answer.
 async fn stream(process: &Process, framing: &str, bytes: usize) -> String {
-    let (mut answer, mut sink) = connect(process).await.into_split();
+    let (mut answer, mut sink) = Caller::connect(process).await.0.into_split();
     let head = format!(
         "POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{framing}\r\n\r\n"
     );
@@ -328,10 +330,6 @@ async fn stream(process: &Process, framing: &str, bytes: usize) -> String {
     timeout(PATIENCE, reading).await.unwrap();
     sending.abort();
     String::from_utf8(text).unwrap()
-}
-
-async fn connect(process: &Process) -> TcpStream {
-    TcpStream::connect(process.address()).await.unwrap()
 }
 
 #[tokio::test]
@@ -435,24 +433,17 @@ async fn what_is_wrong_with_a_request_is_told_as_a_problem() {
 async fn a_request_that_never_ends_does_not_hold_up_the_others_or_the_end() {
     let world = World::new("slow").await;
     let mut run = world.start(["run"]).await;
-    let mut slow = connect(&run).await;
+    let mut slow = Caller::connect(&run).await;
     let head = "POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                 content-length: 1000\r\n\r\n{";
-    slow.write_all(head.as_bytes()).await.unwrap();
-    let mut idle = connect(&run).await;
-    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    assert!(slow.send(head).await);
+    let mut idle = Caller::connect(&run).await;
+    assert!(idle.send("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await);
     assert_eq!(run.post("/v1/orders", &order("a")).await.status, 201);
-    let mut answer = [0; 1024];
-    let read = timeout(PATIENCE, slow.read(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
-    let text = String::from_utf8_lossy(&answer[..read]).into_owned();
+    let answer = slow.answer().await;
     assert!(
-        text.starts_with("HTTP/1.1 408 ") || text.starts_with("HTTP/1.1 503 "),
-        "{text}"
+        answer.starts_with("HTTP/1.1 408 ") || answer.starts_with("HTTP/1.1 503 "),
+        "{answer}"
     );
     let began = tokio::time::Instant::now();
     run.terminate().await;

@@ -2,6 +2,7 @@
 //! shares no code with the first.
 
 pub mod sale_tables;
+pub mod sales;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

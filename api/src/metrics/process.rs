@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use procfs::{
-    ProcResult,
-    process::{LimitValue, Process},
-};
+use procfs::{ProcResult, process::Process};
 use producers::metrics::{
     Collector, ConstCounter, ConstGauge, DescriptorEncoder, EncodeMetric, MetricType,
 };
+
+use crate::files;
 
 /// Looked at when it is asked for.
 #[derive(Debug)]
@@ -29,17 +28,13 @@ impl Look {
     fn now() -> ProcResult<Self> {
         let process = Process::myself()?;
         let stat = process.stat()?;
-        let max_fds = match process.limits()?.max_open_files.soft_limit {
-            LimitValue::Value(limit) => limit as f64,
-            LimitValue::Unlimited => f64::INFINITY,
-        };
         let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
         Ok(Self {
             cpu_seconds: seconds(stat.utime + stat.stime),
             resident_bytes: stat.rss as f64 * procfs::page_size() as f64,
             virtual_bytes: stat.vsize as f64,
             open_fds: process.fd_count()? as f64,
-            max_fds,
+            max_fds: files::limits().now.map_or(f64::INFINITY, |max| max as f64),
             threads: stat.num_threads as f64,
             started_at: procfs::boot_time_secs()? as f64 + seconds(stat.starttime),
         })

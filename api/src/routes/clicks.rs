@@ -14,7 +14,7 @@ use projections::clicks::{PROJECTION, Stats, StatsQuery, Step, stats};
 use schemas::{clicks::BannerClicked, event::Event};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::Instant};
 use utoipa::{
     IntoParams, IntoResponses, ToSchema,
     openapi::{
@@ -24,20 +24,21 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Body, parse};
+use super::{Body, orders::JSON, parse};
 use crate::{
     app::Core,
     document::{self, BodyProblems, ReadProblems, WriteProblems},
     error::ApiError,
     positions::{self, MinPositions},
+    sending,
 };
 
 /// The address that counts a click.
 pub const COUNTER: &str = "/v1/banners/counter/{banner_id}";
 /// The most steps of one answer: a year of minutes, and more.
 const STEPS_MAX: i64 = 600_000;
-/// Up to so many minutes, an answer is short.
-const SHORT_MINUTES: i64 = 10_000;
+/// Up to so many minutes, an answer is short: it takes little memory, and no time to speak of to write.
+const SHORT_MINUTES: i64 = 2_000;
 /// A 204 may be cached unless told otherwise, and a cached click would not be counted.
 pub(super) const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -217,6 +218,20 @@ struct StatsAnswer {
     stats: Vec<StepAnswer>,
 }
 
+impl From<Vec<(i64, i64)>> for StatsAnswer {
+    fn from(steps: Vec<(i64, i64)>) -> Self {
+        let steps = steps.into_iter().map(|(start, v)| StepAnswer {
+            ts: Timestamp::from_second(start)
+                .unwrap_or_default()
+                .to_string(),
+            v,
+        });
+        Self {
+            stats: steps.collect(),
+        }
+    }
+}
+
 /// A step and its clicks.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = StatsStep)]
@@ -242,7 +257,7 @@ async fn post_stats(
     BannerId(banner_id): BannerId,
     min: MinPositions,
     Body(body): Body,
-) -> Result<Json<StatsAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     let Range { from, to } = parse(&body)?;
     answer(&core, banner_id, from, to, Step::Minute, &min).await
 }
@@ -259,7 +274,7 @@ async fn get_stats(
     BannerId(banner_id): BannerId,
     min: MinPositions,
     query: Result<Query<Steps>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<StatsAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     let Query(Steps { from, to, step }) =
         query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let step = match step {
@@ -277,7 +292,7 @@ async fn answer(
     to: Timestamp,
     step: Step,
     min: &MinPositions,
-) -> Result<Json<StatsAnswer>, ApiError> {
+) -> Result<Response, ApiError> {
     if from >= to {
         return Err(ApiError::bad_request("from must be before to"));
     }
@@ -290,9 +305,13 @@ async fn answer(
         limit: STEPS_MAX + 1,
     };
     // Long answers are made in memory: few at a time.
-    let _permit = match query.to_minute - query.from_minute {
+    let place = match query.to_minute - query.from_minute {
         ..=SHORT_MINUTES => None,
-        _ => core.app.long_answers.acquire().await.ok(),
+        _ => Some(Arc::clone(&core.app.long_answers).acquire_owned()),
+    };
+    let place = match place {
+        Some(free) => Some(free.await.expect("nobody closes it")),
+        None => None,
     };
     let stats = caught_up(core, query, &min.of(&core.app, BannerClicked::TOPIC)).await?;
     if i64::try_from(stats.steps.len()).is_ok_and(|steps| steps > STEPS_MAX) {
@@ -300,15 +319,19 @@ async fn answer(
             "more than {STEPS_MAX} steps: ask for a shorter time or a longer step"
         )));
     }
-    let steps = stats.steps.into_iter().map(|(start, v)| StepAnswer {
-        ts: Timestamp::from_second(start)
-            .unwrap_or_default()
-            .to_string(),
-        v,
-    });
-    Ok(Json(StatsAnswer {
-        stats: steps.collect(),
-    }))
+    match place {
+        Some(place) => long(stats.steps, place).await,
+        None => Ok(Json(StatsAnswer::from(stats.steps)).into_response()),
+    }
+}
+
+/// A long answer, written on a thread of its own: it takes longer than the others of this thread ought to wait.
+async fn long(steps: Vec<(i64, i64)>, place: OwnedSemaphorePermit) -> Result<Response, ApiError> {
+    let written = spawn_blocking(|| serde_json::to_vec(&StatsAnswer::from(steps))).await;
+    match written {
+        Ok(Ok(json)) => Ok(([JSON], sending::Long::body(json, place)).into_response()),
+        _ => Err(ApiError::internal()),
+    }
 }
 
 /// Counts once the projection has come to these places.

@@ -1,17 +1,14 @@
 //! The routes: one file a domain, one line a domain in [`router`].
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Request},
-    http::{HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn},
-    response::{IntoResponse, Response},
+    http::{StatusCode, header},
 };
 use serde::de::DeserializeOwned;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -21,19 +18,19 @@ pub mod bench;
 pub mod clicks;
 pub mod health;
 pub mod orders;
+pub mod sale;
 pub mod sale_images;
 pub mod sales_history;
 
 /// The largest body that is read, in bytes: a record holds no more.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
-/// The longest that a request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Every route of the API, with what the document says of it.
 fn described() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::with_openapi(document::Head::openapi())
         .merge(clicks::router())
         .merge(orders::router())
+        .merge(sale::router())
         .merge(sales_history::router())
         .merge(sale_images::router())
         .merge(health::router())
@@ -57,28 +54,12 @@ pub fn router(core: Arc<Core>) -> Router {
         .merge(bench::router(core.app.limits.bench_routes))
         .fallback(|| async { ApiError::not_found("there is nothing at this address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(CatchPanicLayer::custom(|_| {
-            ApiError::internal().into_response()
-        }))
-        .layer(from_fn(watch))
-        .layer(Follow::new(
-            core.app.metrics.clone(),
-            Arc::clone(&core.app.failures),
+        // One layer: axum boxes each of them for every request.
+        .layer((
+            Follow::new(Arc::clone(&core)),
+            DefaultBodyLimit::max(BODY_BYTES_MAX),
         ))
         .with_state(core)
-}
-
-/// Bounds the time of a request; and nobody is to guess what an answer is.
-async fn watch(request: Request, next: Next) -> Response {
-    let mut response = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
-        .await
-        .unwrap_or_else(|_| ApiError::timeout().into_response());
-    let nosniff = HeaderValue::from_static("nosniff");
-    response
-        .headers_mut()
-        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    response
 }
 
 /// The bytes of a body, at most [`BODY_BYTES_MAX`].

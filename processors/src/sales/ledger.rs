@@ -2,7 +2,7 @@
 
 use schemas::sales::SaleEvent;
 
-use super::{Passed, RuleBook, RulesMissing, Sales};
+use super::{Passed, RuleBook, RulesMissing, Sales, Stock};
 use crate::record::Record;
 
 /// The state after everything before an offset of `sales`.
@@ -41,6 +41,11 @@ impl Ledger {
         let passed = self.sales.fold(record, &self.book)?;
         self.next_offset = record.offset + 1;
         Ok(Some(passed))
+    }
+
+    /// As [`Sales::stock`].
+    pub fn stock(&self, now_ms: i64) -> Stock {
+        self.sales.stock(now_ms, &self.book)
     }
 
     /// Passes what holds no event: gaps, and records that are none.

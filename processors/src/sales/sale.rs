@@ -10,7 +10,7 @@ use schemas::{
     sales::{CheckoutRequested, Code, CodeParts, PurchaseRequested, SaleId},
 };
 
-use super::{Refused, Stock, Verdict, hour_of};
+use super::{Held, Refused, Stock, Verdict, hour_of};
 
 /// The sale that runs.
 #[derive(Debug, Clone)]
@@ -100,6 +100,15 @@ impl Sale {
 
     pub(super) fn bought_by(&self, user_id: i64) -> u32 {
         self.holders.get(&user_id).map_or(0, |holder| holder.bought)
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = Held> {
+        self.reservations.values().map(|reservation| Held {
+            item_id: reservation.item_id,
+            user_id: reservation.user_id,
+            is_bought: reservation.is_bought,
+            expires_at_ms: reservation.expires_at_ms,
+        })
     }
 
     /// How it stands at a time that is not before its last record.

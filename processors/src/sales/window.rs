@@ -121,33 +121,59 @@ impl Window {
         &mut self,
         from: i64,
         until: i64,
-        mut seen: impl FnMut(&Record<SaleEvent>, Passed),
+        seen: impl FnMut(&Record<SaleEvent>, Passed),
     ) -> Result<Ledger> {
         let mut book = RuleBook::default();
         self.read_rules(&mut book)?;
         let mut ledger = Ledger::starting_at(from, book);
+        self.go_on(&mut ledger, until, seen)?;
+        Ok(ledger)
+    }
+
+    /// Folds what comes next, up to before the offset `until`; `seen` is shown every event.
+    ///
+    /// # Errors
+    /// As [`Self::ledger_at`].
+    pub fn go_on(
+        &mut self,
+        ledger: &mut Ledger,
+        until: i64,
+        mut seen: impl FnMut(&Record<SaleEvent>, Passed),
+    ) -> Result<()> {
         let log = self.log::<SaleEvent>()?;
-        let mut fold = |window: &mut Self, raw: &Raw<'_>| {
+        let from = ledger.next_offset();
+        self.read(&log, from, until, &mut |window, raw| {
             if raw.offset >= until {
                 return Ok(());
             }
-            if let Some(record) = window.event(raw)? {
-                let passed = loop {
-                    match ledger.fold(&record) {
-                        Ok(passed) => break passed,
-                        Err(missing) => window.read_missing_rules(&mut ledger.book, missing)?,
-                    }
-                };
-                if let Some(passed) = passed {
-                    seen(&record, passed);
-                }
+            if let Some((record, passed)) = window.fold_next(ledger, raw)? {
+                seen(&record, passed);
             }
-            ledger.pass(raw.offset + 1);
             Ok(())
-        };
-        self.read(&log, from, until, &mut fold)?;
+        })?;
         ledger.pass(until);
-        Ok(ledger)
+        Ok(())
+    }
+
+    /// Folds the next record; its event and what became of it, unless it holds none or was folded before.
+    ///
+    /// # Errors
+    /// As [`Self::event`] and [`Self::read_missing_rules`].
+    pub fn fold_next(
+        &mut self,
+        ledger: &mut Ledger,
+        raw: &Raw<'_>,
+    ) -> Result<Option<(Record<SaleEvent>, Passed)>> {
+        let Some(record) = self.event(raw)? else {
+            ledger.pass(raw.offset + 1);
+            return Ok(None);
+        };
+        loop {
+            match ledger.fold(&record) {
+                Ok(passed) => return Ok(passed.map(|passed| (record, passed))),
+                Err(missing) => self.read_missing_rules(&mut ledger.book, missing)?,
+            }
+        }
     }
 
     /// Reads the rules that were set since.

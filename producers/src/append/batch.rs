@@ -11,7 +11,7 @@ use std::{
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 
-use super::Outcome;
+use super::{Outcome, Stamp};
 use crate::metrics::AppendMetrics;
 
 /// What is known of a record whose delivery failed.
@@ -100,8 +100,14 @@ impl Batch {
 }
 
 impl Tally {
-    pub(super) fn append(&mut self, partition: i32, offset: i64) {
+    pub(super) fn append(&mut self, partition: i32, offset: i64, appended_at_ms: Option<i64>) {
         self.outcome.appended += 1;
+        if let Some(appended_at_ms) = appended_at_ms {
+            self.outcome.stamps.push(Stamp {
+                offset,
+                appended_at_ms,
+            });
+        }
         let last = &mut self.outcome.last;
         match last.iter_mut().find(|(known, _)| *known == partition) {
             // The largest is not known if the broker did not tell one of them.

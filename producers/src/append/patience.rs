@@ -21,7 +21,7 @@ use rdkafka::{
 };
 use tracing::info;
 
-use super::{Batch, Lifetime};
+use super::{Batch, Lifetime, Producers};
 
 /// How long a record may wait for its acknowledgement, in milliseconds; the second is the same by another name.
 const SETTINGS: [&str; 2] = ["message.timeout.ms", "delivery.timeout.ms"];
@@ -99,11 +99,13 @@ fn forget_decided(waiting: &mut VecDeque<Arc<Batch>>) {
 }
 
 /// Watches over a producer on a thread of its own, until it is gone.
-pub(super) fn watch(lifetime: Weak<Lifetime>, patience: Patience) {
+pub(super) fn watch(producers: &Arc<Producers>, lifetime: &Arc<Lifetime>) {
+    let patience = producers.patience;
+    let (producers, lifetime) = (Arc::downgrade(producers), Arc::downgrade(lifetime));
     thread::spawn(move || {
         while let Some(lifetime) = lifetime.upgrade() {
             if let Some(since) = lifetime.waiting.since() {
-                lifetime.lose_patience(since.elapsed(), patience);
+                lose_patience(&producers, &lifetime, since.elapsed(), patience);
             }
             drop(lifetime);
             thread::sleep(WATCH_EVERY);
@@ -111,18 +113,26 @@ pub(super) fn watch(lifetime: Weak<Lifetime>, patience: Patience) {
     });
 }
 
-impl Lifetime {
-    fn lose_patience(&self, waited: Duration, patience: Patience) {
-        if waited >= patience.of_others() && !self.fatal.swap(true, Ordering::AcqRel) {
-            info!(
-                ?waited,
-                "gave up a producer whose records are not acknowledged"
-            );
+/// Gives a producer up, but not before another is there: who appends is not to wait until it is made.
+fn lose_patience(
+    producers: &Weak<Producers>,
+    lifetime: &Arc<Lifetime>,
+    waited: Duration,
+    patience: Patience,
+) {
+    if waited >= patience.of_others() && !lifetime.fatal.load(Ordering::Acquire) {
+        info!(
+            ?waited,
+            "gives up a producer whose records are not acknowledged"
+        );
+        if let Some(producers) = producers.upgrade() {
+            producers.replace(lifetime);
         }
-        if waited >= patience.0 {
-            let everything = PurgeConfig::default().queue().inflight();
-            self.producer.purge(everything);
-        }
+        lifetime.fatal.store(true, Ordering::Release);
+    }
+    if waited >= patience.0 {
+        let everything = PurgeConfig::default().queue().inflight();
+        lifetime.producer.purge(everything);
     }
 }
 

@@ -83,7 +83,7 @@ async fn a_full_queue_refuses_at_once_and_writes_nothing_of_what_it_refused() {
     assert!(written.eq(numbered(0..100)));
     // There is room again.
     assert_eq!(append_one(&appender, b"next").await.last, [(0, 100)]);
-    assert_eq!(appender.metrics.not_written.get(), 60);
+    assert_eq!(appender.producers.metrics.not_written.get(), 60);
 }
 
 #[tokio::test]
@@ -116,8 +116,10 @@ async fn a_producer_whose_records_wait_for_too_long_is_given_up_and_none_is_sent
     let unanswered = append(&appender, &[b"unanswered"]);
     until_written(&broker, 2);
     assert_eq!(counts(&unanswered.outcome().await), (0, 0, 1));
+    // The other one is there before anybody needs it.
+    assert_eq!(appender.producers.metrics.replaced.get(), 1);
     assert_eq!(append_one(&appender, b"after").await.last, [(0, 2)]);
-    assert_eq!(appender.metrics.replaced.get(), 1);
+    assert_eq!(appender.producers.metrics.replaced.get(), 1);
     assert_eq!(broker.end(0), 3);
 }
 
@@ -133,7 +135,7 @@ async fn what_was_written_without_an_acknowledgement_is_unknown() {
     let outcome = append(&appender, &numbered(0..5)).outcome().await;
     assert_eq!(counts(&outcome), (0, 0, 5), "{outcome:?}");
     assert!(broker.end(0) >= 6, "it was written all the same");
-    assert_eq!(appender.metrics.unknown.get(), 5);
+    assert_eq!(appender.producers.metrics.unknown.get(), 5);
 }
 
 #[tokio::test]
@@ -190,7 +192,7 @@ fn the_operators_settings_go_through_but_promises_stay() {
     let broker = MockBroker::start(TOPIC, 1);
     let appender = appender(&broker.kafka(&["linger.ms=7", "acks=1", "enable.idempotence=false"]));
     // What the client goes by in the end, whether it was set or is a default.
-    let config = appender.config.create_native_config().unwrap();
+    let config = appender.producers.config.create_native_config().unwrap();
     let set = |key| config.get(key).unwrap();
     assert_eq!(set("linger.ms"), "7");
     // librdkafka's name for all.
@@ -199,7 +201,7 @@ fn the_operators_settings_go_through_but_promises_stay() {
         ("-1".into(), "true".into())
     );
     // The limit is ours: that of librdkafka is out of reach.
-    assert_eq!(appender.patience.0, Duration::from_secs(5));
+    assert_eq!(appender.producers.patience.0, Duration::from_secs(5));
     assert_eq!(set("message.timeout.ms"), "65000");
 }
 
@@ -208,7 +210,10 @@ fn how_long_a_record_may_wait_has_two_names_and_is_a_number() {
     let broker = MockBroker::start(TOPIC, 1);
     for setting in ["message.timeout.ms", "delivery.timeout.ms"] {
         let set = |value| broker.kafka(&[&*format!("{setting}={value}")]);
-        assert_eq!(appender(&set("7000")).patience.0, Duration::from_secs(7));
+        assert_eq!(
+            appender(&set("7000")).producers.patience.0,
+            Duration::from_secs(7)
+        );
         let new = Appender::new(&set("soon"), Profile::Interactive, AppendMetrics::default());
         let error = new.err().expect("refused").to_string();
         assert!(error.contains(setting) && error.contains("soon"), "{error}");
@@ -229,7 +234,7 @@ fn the_largest_offset_is_unknown_if_one_is() {
 /// Kills the producer as librdkafka itself does when it can no longer keep its promises.
 fn kill(appender: &Appender) {
     use rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-    let lifetime = appender.current.load();
+    let lifetime = appender.producers.current.load();
     #[expect(
         unsafe_code,
         reason = "rdkafka does not wrap this call; the client lives as long as the guard"
@@ -254,7 +259,7 @@ async fn a_producer_that_died_for_good_is_replaced() {
     assert_eq!(first.appended + first.refused, 1, "{first:?}");
     let second = append_one(&appender, b"2").await;
     assert_eq!(counts(&second), (1, 0, 0), "{second:?}");
-    assert_eq!(appender.metrics.replaced.get(), 1);
+    assert_eq!(appender.producers.metrics.replaced.get(), 1);
     assert!(appender.drained(Instant::now() + LONG).await);
 }
 

@@ -16,7 +16,7 @@ use tokio::{task::block_in_place, time::timeout};
 
 use super::{Report, timed};
 use crate::{
-    commands::{connect, of_postgres, serve::PG_MAX_CONNS},
+    commands::{connect, of_postgres, serve::connections_needed},
     output,
 };
 
@@ -25,8 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The most schema ids that are compared.
 const IDS_MAX: i64 = 100;
 const VERSION_MIN: i32 = 140_000;
-/// For what a process asks and does besides queries and folds.
-const CONNECTIONS_BESIDES: i64 = 2;
 /// A fold that is farther behind needs a look.
 const BEHIND_MAX_SECONDS: f64 = 60.0;
 
@@ -148,17 +146,17 @@ fn judge_server(database: &Database, server: &Server, report: &mut Report) -> Re
         report.failed("database", format_args!("{what}; {}", faults.join("; ")))?;
     }
     let free = server.connections_free;
-    let needed = i64::from(PG_MAX_CONNS) + PROJECTIONS.len() as i64 + CONNECTIONS_BESIDES;
+    let needed = connections_needed();
     if free >= needed {
         return report.ok(
             "connections",
-            format_args!("{free} are free, a process takes {needed}"),
+            format_args!("{free} are free, a `millrace run` takes {needed}"),
         );
     }
     report.warning(
         "connections",
         format_args!(
-            "{free} are free and another process takes {needed}: raise max_connections, or lower --pg-max-conns"
+            "{free} are free and another `millrace run` takes {needed}: raise max_connections, or lower its --pg-max-conns and --threads"
         ),
     )
 }

@@ -21,7 +21,10 @@ use super::{
     load::{Fate, Load, acknowledged, answers_were_true},
     servers::{Set, run},
 };
-use crate::world::{Servers, World, eventually_within};
+use crate::{
+    judges::kafka::kafka,
+    world::{Servers, World, eventually_within},
+};
 
 const BROKERS: u16 = 3;
 const PARTITIONS: usize = 8;
@@ -80,6 +83,25 @@ impl Cluster {
     async fn partitions(&self) -> Option<Vec<Partition>> {
         let brokers = self.servers().brokers;
         spawn_blocking(move || partitions(&brokers)).await.unwrap()
+    }
+
+    /// The broker that decides about topics.
+    async fn controller(&self, world: &World) -> i32 {
+        let args = ["describe", "--status"];
+        let told = kafka(world, "MetadataQuorumCommand", &args, "").await;
+        let leader = told.lines().find_map(|line| line.strip_prefix("LeaderId:"));
+        leader.unwrap().trim().parse().unwrap()
+    }
+
+    /// Waits until no broker knows a world's topics.
+    async fn drop_topics(&self, world: &World) {
+        eventually_within(RECOVERY, "the topics are gone", async || {
+            world.drop_topics().await;
+            let partitions = self.partitions().await?;
+            let mut names = partitions.iter().map(|partition| &partition.topic);
+            (!names.any(|name| name.starts_with(&world.prefix))).then_some(())
+        })
+        .await;
     }
 
     /// The broker that leads most partitions of a world's clicks.
@@ -206,16 +228,43 @@ async fn topics_get_the_replicas_that_are_asked_for_or_three() {
     let three = apply(&[]).await;
     three.failed(1, &["nothing was altered"]);
     assert!(three.stdout.contains("has 2 of 3 replicas"), "{three:?}");
+    for _ in 0..faults(1) {
+        // One that is dead makes no difference, whichever it is.
+        let controller = cluster.controller(&world).await;
+        for broker in [controller, controller % i32::from(BROKERS) + 1] {
+            cluster.drop_topics(&world).await;
+            cluster.kill(broker).await;
+            let created = apply(&[]).await;
+            assert_eq!(created.status, 0, "{created:?}");
+            cluster.start().await;
+            let described = ["topics", "describe", &world.topic("clicks"), "--json"];
+            let described = world.millrace(&described, "").await;
+            let description: serde_json::Value = serde_json::from_str(&described.stdout).unwrap();
+            assert_eq!(description["settings"]["min.insync.replicas"], "2");
+            assert!(cluster.busiest(&world).await > 0);
+        }
+    }
     world.drop_topics().await;
-    // One that is dead makes no difference.
-    cluster.kill(2).await;
-    let created = apply(&[]).await;
-    assert_eq!(created.status, 0, "{created:?}");
+}
+
+#[tokio::test]
+async fn topics_that_nobody_can_create_are_created_once_somebody_can() {
+    let cluster = Cluster::take().await;
+    let world = World::without_topics(cluster.servers(), "leaderless").await;
+    // Of three, one cannot decide anything.
+    let controller = cluster.controller(&world).await;
+    cluster.kill(controller).await;
+    cluster.kill(controller % i32::from(BROKERS) + 1).await;
+    let mut apply = world.spawn(&["topics", "apply"], &[]);
+    let line = apply.logged("it asks again", |line| line["level"] == "WARN");
+    let line = line.await;
+    let topic = world.topic("clicks");
+    let message = line["message"].as_str().unwrap();
+    assert!(message.contains(&topic), "{line}");
     cluster.start().await;
-    let described = ["topics", "describe", &world.topic("clicks"), "--json"];
-    let described = world.millrace(&described, "").await;
-    let description: serde_json::Value = serde_json::from_str(&described.stdout).unwrap();
-    assert_eq!(description["settings"]["min.insync.replicas"], "2");
+    let status = apply.ended().await;
+    assert_eq!(status.code(), Some(0), "{:?}", apply.logs());
+    assert_eq!(apply.logs().len(), 1, "it says so once: {:?}", apply.logs());
     assert!(cluster.busiest(&world).await > 0);
     world.drop_topics().await;
 }

@@ -3,11 +3,7 @@
 use std::collections::BTreeMap;
 
 use rand::RngExt;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt, time::timeout};
 
 use super::{
     faults,
@@ -15,7 +11,7 @@ use super::{
     random,
     servers::servers_to_kill,
 };
-use crate::world::{PATIENCE, World};
+use crate::world::{PATIENCE, World, http::Caller};
 
 #[tokio::test]
 async fn told_to_stop_under_load_nothing_acknowledged_is_lost() {
@@ -50,32 +46,28 @@ async fn told_to_stop_under_load_nothing_acknowledged_is_lost() {
 async fn what_was_asked_before_the_signal_to_stop_is_answered() {
     let world = World::new("asked").await;
     let mut run = world.start(["run"]).await;
-    let mut connections = Vec::new();
+    let mut callers = Vec::new();
     for banner in 0..20 {
-        let mut open = TcpStream::connect(run.address()).await.unwrap();
-        ask(&mut open, banner).await;
-        let mut answer = vec![0; 4_096];
-        let read = open.read(&mut answer).await.unwrap();
-        must_be_204(&answer[..read]);
-        connections.push(open);
+        let mut open = Caller::connect(&run).await;
+        open.ask_to_count(banner).await;
+        open.must_be(204).await;
+        callers.push(open);
     }
     // It stands still, so all of this arrives before it learns that it has to stop.
     run.pause();
     for banner in 20..60 {
-        let mut fresh = TcpStream::connect(run.address()).await.unwrap();
-        ask(&mut fresh, banner).await;
-        connections.push(fresh);
+        let mut fresh = Caller::connect(&run).await;
+        fresh.ask_to_count(banner).await;
+        callers.push(fresh);
     }
-    for (banner, open) in (60..).zip(&mut connections[..20]) {
-        ask(open, banner).await;
+    for (banner, open) in (60..).zip(&mut callers[..20]) {
+        open.ask_to_count(banner).await;
     }
     run.ask_to_stop();
     run.resume();
-    for mut connection in connections {
-        let mut answer = Vec::new();
-        let read = timeout(PATIENCE, connection.read_to_end(&mut answer)).await;
-        read.unwrap().unwrap();
-        must_be_204(&answer);
+    for mut caller in callers {
+        caller.must_be(204).await;
+        caller.must_be_closed().await;
     }
     assert_eq!(run.ended().await.code(), Some(0));
     assert_eq!(world.read_topic("clicks").await.len(), 80);
@@ -101,12 +93,16 @@ async fn told_to_stop_while_the_servers_are_dead_it_ends_all_the_same() {
     }
 }
 
-async fn ask(connection: &mut TcpStream, banner: i64) {
-    let request = format!("GET /v1/banners/counter/{banner} HTTP/1.1\r\nHost: millrace\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-}
+impl Caller {
+    /// A click, whose answer is not waited for.
+    async fn ask_to_count(&mut self, banner: i64) {
+        let click = format!("GET /v1/banners/counter/{banner} HTTP/1.1\r\nHost: millrace\r\n\r\n");
+        assert!(self.send(&click).await);
+    }
 
-fn must_be_204(answer: &[u8]) {
-    let answer = String::from_utf8_lossy(answer);
-    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer:?}");
+    /// Nothing more comes but the end.
+    async fn must_be_closed(&mut self) {
+        let read = timeout(PATIENCE, self.0.read(&mut [0])).await;
+        assert_eq!(read.unwrap().unwrap(), 0);
+    }
 }

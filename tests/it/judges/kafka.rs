@@ -14,7 +14,7 @@ use crate::{
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 /// Runs one of the tools of `org.apache.kafka.tools`.
-async fn kafka(world: &World, class: &str, args: &[&str], stdin: &str) -> String {
+pub async fn kafka(world: &World, class: &str, args: &[&str], stdin: &str) -> String {
     let mut java = tool("java").await;
     java.args(["-XX:TieredStopAtLevel=1", "-cp"])
         .arg(format!("{}/*", path("kafka").await))

@@ -124,7 +124,7 @@ struct Shop {
 impl World {
     pub(super) async fn fold_sales(&self, tables: &mut Tables) {
         let mut shop = Shop {
-            rules: self.sale_rules().await,
+            rules: self.rules_on_the_log().await,
             ..Shop::default()
         };
         let mut reader = Reader::new(self, "sales", SALES);
@@ -138,7 +138,7 @@ impl World {
         }
     }
 
-    async fn sale_rules(&self) -> Vec<(i64, Value)> {
+    async fn rules_on_the_log(&self) -> Vec<(i64, Value)> {
         let mut reader = Reader::new(self, "sale-rules", RULES);
         let mut rules = Vec::new();
         for record in self.read_topic("sale-rules").await {

@@ -2,6 +2,11 @@
 
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::{PATIENCE, process::Process};
 
@@ -112,5 +117,39 @@ impl Process {
     /// `POST` of JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request(Method::POST, path).json(body)).await
+    }
+}
+
+/// A caller who does as it likes with its connection.
+pub struct Caller(pub TcpStream);
+
+impl Caller {
+    /// Connects, and says nothing.
+    pub async fn connect(process: &Process) -> Self {
+        Self(TcpStream::connect(process.address()).await.unwrap())
+    }
+
+    /// Sends as much as is taken; gives false once the connection is cut off.
+    pub async fn send(&mut self, text: &str) -> bool {
+        self.0.write_all(text.as_bytes()).await.is_ok()
+    }
+
+    /// The head of the next answer: all of it, if it has no body.
+    pub async fn answer(&mut self) -> String {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let byte = timeout(PATIENCE, self.0.read_u8()).await;
+            answer.push(byte.expect("an answer in time").expect("an answer"));
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// Asserts that the next answer has this status, and is no longer than its head.
+    pub async fn must_be(&mut self, status: u16) {
+        let answer = self.answer().await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Headers},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
 };
@@ -181,13 +182,35 @@ fn consumer(brokers: &str) -> BaseConsumer {
 
 fn ends(consumer: &BaseConsumer, topic: &str) -> Vec<i64> {
     (0..partitions(consumer, topic))
-        .map(|partition| {
-            consumer
-                .fetch_watermarks(topic, partition, PATIENCE)
-                .unwrap()
-                .1
-        })
+        .map(|partition| end(consumer, topic, partition))
         .collect()
+}
+
+/// Where a partition ends. A broker that has just become its leader, or has just ceased to be, may not know it yet.
+fn end(consumer: &BaseConsumer, topic: &str, partition: i32) -> i64 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, PATIENCE) {
+            Ok((_, end)) => return end,
+            Err(error) => assert!(
+                is_moving(&error) && Instant::now() < deadline,
+                "{topic}/{partition}: {error}"
+            ),
+        }
+        // Tells the client who leads it by now.
+        partitions(consumer, topic);
+    }
+}
+
+fn is_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        )
+    )
 }
 
 /// How many partitions a topic has. One that was made just now may be unknown to the broker for a moment.

@@ -1,0 +1,235 @@
+use processors::{
+    record::Record,
+    sales::{Passed, RuleBook, Verdict as ByLog},
+};
+use proptest::{collection::vec, prelude::*};
+use schemas::{
+    sale_rules::SaleRulesSet,
+    sales::{Code, PurchaseRequested},
+};
+
+use super::*;
+
+const START_MS: i64 = 1_795_251_600_000;
+const RULES: SaleRulesSet = SaleRulesSet {
+    items: 4,
+    limit: 2,
+    reservation_seconds: 3,
+    sale_seconds: 10,
+};
+
+/// A ledger with its board, fed by one clock.
+struct Process {
+    ledger: Ledger,
+    board: Board,
+    now_ms: i64,
+    codes: Vec<Code>,
+}
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Step {
+    Checkout(i64, i32),
+    /// With one of the codes that were given.
+    Purchase(usize),
+    Time(i64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_i64..4, 0_i32..4).prop_map(|(user, item)| Step::Checkout(user, item)),
+        4 => (0_usize..64).prop_map(Step::Purchase),
+        2 => (0_i64..1_500).prop_map(Step::Time),
+    ]
+}
+
+impl Process {
+    fn new() -> Self {
+        let mut book = RuleBook::default();
+        book.set(0, RULES);
+        let ledger = Ledger::starting_at(0, book);
+        Self {
+            board: Board::of(&ledger),
+            ledger,
+            now_ms: START_MS,
+            codes: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Checkout(user_id, item_id) => drop(self.fold(self.checkout(user_id, item_id))),
+            Step::Purchase(which) if !self.codes.is_empty() => {
+                let code = self.codes[which % self.codes.len()];
+                self.fold(SaleEvent::PurchaseRequested(PurchaseRequested {
+                    code,
+                    requested_at: self.now_ms,
+                    rules_seen: 1,
+                    nonce: 0,
+                    key: None,
+                }));
+            }
+            Step::Purchase(_) => {}
+            Step::Time(more_ms) => self.now_ms += more_ms,
+        }
+    }
+
+    fn checkout(&self, user_id: i64, item_id: i32) -> SaleEvent {
+        SaleEvent::CheckoutRequested(CheckoutRequested {
+            user_id,
+            item_id,
+            requested_at: self.now_ms,
+            rules_seen: 1,
+            nonce: self.ledger.next_offset(),
+            key: None,
+        })
+    }
+
+    fn fold(&mut self, event: SaleEvent) -> ByLog {
+        let record = Record {
+            partition: 0,
+            offset: self.ledger.next_offset(),
+            timestamp_ms: self.now_ms,
+            event,
+        };
+        let Ok(Some(Passed::Decided(decision))) = self.ledger.fold(&record) else {
+            panic!("{record:?} counts");
+        };
+        self.board
+            .note(&record.event, &decision, self.now_ms, &self.ledger);
+        if let ByLog::Reserved { code, .. } = decision.verdict {
+            self.codes.push(code);
+        }
+        decision.verdict
+    }
+
+    fn refusal(&self, user_id: i64, item_id: i32) -> Option<Refusal> {
+        let refused = self.board.refusal(user_id, item_id, self.now_ms);
+        refused.map(|refused| refused.reason)
+    }
+
+    /// What the log would say to a checkout that reaches it so much later.
+    fn by_log(&self, user_id: i64, item_id: i32, later_ms: i64) -> ByLog {
+        let mut other = Self {
+            ledger: self.ledger.clone(),
+            board: Board::of(&self.ledger),
+            now_ms: self.now_ms + later_ms,
+            codes: Vec::new(),
+        };
+        other.fold(other.checkout(user_id, item_id))
+    }
+}
+
+proptest! {
+    /// Whatever has happened, and however much of a second the way to the log takes.
+    #[test]
+    fn what_the_board_refuses_the_log_would_refuse_for_the_same_reason(
+        steps in vec(step(), 0..60), later_ms in 0_i64..1_000,
+    ) {
+        let mut process = Process::new();
+        for step in &steps {
+            process.take(step);
+            for user in 0..4 {
+                for item in 0..4 {
+                    let Some(reason) = process.refusal(user, item) else { continue };
+                    let by_log = process.by_log(user, item, later_ms);
+                    let name = serde_json::to_value(reason).unwrap();
+                    prop_assert_eq!(by_log.name(), name.as_str().unwrap(), "after {:?}", step);
+                }
+            }
+        }
+    }
+}
+
+/// Everything that makes the board refuse, at once.
+fn sold_out() -> Process {
+    let mut process = Process::new();
+    for item in 0..4 {
+        process.take(&Step::Checkout(i64::from(item) / 2, item));
+        process.take(&Step::Purchase(usize::try_from(item).unwrap()));
+    }
+    process
+}
+
+#[test]
+fn the_board_refuses_what_is_sold_reserved_or_too_much() {
+    let mut process = Process::new();
+    process.take(&Step::Checkout(1, 0));
+    assert_eq!(process.refusal(2, 0), Some(Refusal::ItemReserved));
+    assert_eq!(process.refusal(2, 1), None);
+    process.take(&Step::Purchase(0));
+    assert_eq!(process.refusal(2, 0), Some(Refusal::ItemSold));
+    process.take(&Step::Checkout(1, 1));
+    // Reserved is not bought: it may lapse.
+    assert_eq!(process.refusal(1, 2), None);
+    process.take(&Step::Purchase(1));
+    assert_eq!(process.refusal(1, 2), Some(Refusal::UserLimit));
+    assert_eq!(process.refusal(2, 2), None);
+    assert_eq!(sold_out().refusal(3, 0), Some(Refusal::SoldOut));
+}
+
+#[test]
+fn after_a_second_without_a_request_that_counts_the_log_is_asked() {
+    let mut process = sold_out();
+    process.now_ms += FRESH_MS - 1;
+    assert_eq!(process.refusal(3, 0), Some(Refusal::SoldOut));
+    process.now_ms += 1;
+    assert_eq!(process.refusal(3, 0), None);
+    assert_eq!(process.by_log(3, 0, 0).name(), "sold_out");
+    // A clock that is behind the broker's is no better than one that is ahead.
+    process.now_ms -= 2 * FRESH_MS;
+    assert_eq!(process.refusal(3, 0), None);
+}
+
+#[test]
+fn in_the_last_second_of_a_sale_the_log_is_asked() {
+    let mut process = sold_out();
+    process.now_ms = START_MS + 8_998;
+    process.take(&Step::Checkout(3, 0));
+    assert_eq!(process.refusal(3, 0), Some(Refusal::SoldOut));
+    process.now_ms += 2;
+    assert_eq!(process.refusal(3, 0), None);
+    // And the first request of the next one meets a fresh stock.
+    process.now_ms = START_MS + 10_000;
+    process.take(&Step::Checkout(3, 0));
+    assert_eq!(process.refusal(2, 0), Some(Refusal::ItemReserved));
+    assert_eq!(process.refusal(2, 1), None);
+}
+
+#[test]
+fn an_item_is_refused_until_a_second_before_its_reservation_lapses() {
+    let mut process = Process::new();
+    process.take(&Step::Checkout(1, 0));
+    process.now_ms += 1_998;
+    process.take(&Step::Checkout(1, 1));
+    assert_eq!(process.refusal(2, 0), Some(Refusal::ItemReserved));
+    process.now_ms += 2;
+    assert_eq!(process.refusal(2, 0), None);
+}
+
+#[test]
+fn a_board_that_is_made_from_a_ledger_knows_what_the_one_that_was_there_knows() {
+    let mut process = sold_out();
+    process.board.replace(&process.ledger);
+    assert_eq!(process.refusal(3, 0), None, "it is not fresh");
+    process.take(&Step::Checkout(3, 1));
+    assert_eq!(process.refusal(3, 0), Some(Refusal::SoldOut));
+}
+
+#[test]
+fn an_item_that_the_sale_does_not_have_is_for_the_log_to_refuse() {
+    let process = sold_out();
+    assert_eq!(process.refusal(3, 4), None);
+}
+
+#[test]
+fn users_that_are_full_are_found_among_as_many_as_there_can_be() {
+    let users = Users::with_room(1_000);
+    let some = |number: i64| number.wrapping_mul(0x5851_f42d_4c95_7f2d) & i64::MAX;
+    for number in 0..1_000 {
+        users.insert(some(number));
+        users.insert(some(number));
+    }
+    assert!((0..1_000).all(|number| users.contains(some(number))));
+    assert!(!(1_000..5_000).any(|number| users.contains(some(number))));
+}

@@ -1,0 +1,266 @@
+//! The end of the log of the sale, as every process reads it itself.
+//!
+//! The start: a barrier of one's own goes to the log, which proves the way there and warms the producer; then the window
+//! is read up to and with it, and the sale is open. No Postgres is needed.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use processors::{
+    consumer::{Consumer, Delivered, Partitions, Reading},
+    interpret::{Failure, interpret},
+    record::{Batch, Record},
+    sales::{Ledger, window::Window},
+    status::Doing,
+};
+use producers::{clock, writer::Context};
+use schemas::{
+    codec::{Decoder, LearnError},
+    event::Event,
+    sale_rules::SaleRulesSet,
+    sales::{Barrier, SaleEvent},
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::Sale;
+use crate::app::App;
+
+/// Parts of the process, as `/readyz` names them.
+pub(crate) const PART: &str = "sale";
+pub(crate) const RULES: &str = "rules of the sale";
+const BATCH_MAX: usize = 10_000;
+/// Records are folded at once.
+const BATCH_AGE: Duration = Duration::ZERO;
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Opens the sale, and folds its log for as long as it is polled.
+pub async fn follow_sale(app: Arc<App>) {
+    let _guard = Guard(Arc::clone(&app));
+    let mut tail = Tail::<SaleEvent>::new(&app, PART);
+    let ledger = loop {
+        match open(&app).await {
+            Ok(ledger) => break ledger,
+            Err(error) => tail.wait(format!("{error:#}")).await,
+        }
+    };
+    app.sale.install(ledger);
+    tail.follow().await;
+}
+
+/// Reads the rules of the sale for as long as it is polled.
+pub async fn follow_rules(app: Arc<App>) {
+    let _guard = app.services.status.guard(RULES);
+    Tail::<SaleRulesSet>::new(&app, RULES).follow().await;
+}
+
+/// A tail that panics must not leave behind a sale that stands still.
+struct Guard(Arc<App>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.services.status.guard(PART));
+        self.0.sale.is_open.store(false, Ordering::Release);
+    }
+}
+
+/// Puts a barrier on the log, and reads what the state depends on up to there.
+async fn open(app: &Arc<App>) -> anyhow::Result<Ledger> {
+    let barrier = SaleEvent::Barrier(Barrier {
+        nonce: clock::chance(),
+    });
+    let writer = app.sale.writer();
+    let position = writer.append(&barrier, &Context::default()).await?;
+    let position = position.ok_or_else(|| anyhow::anyhow!("the broker does not tell offsets"))?;
+    let services = app.services.clone();
+    let stop = CancellationToken::new();
+    // Reading ends when nobody waits for it any more.
+    let _stop = stop.clone().drop_guard();
+    let runtime = Handle::current();
+    let read = move || {
+        let mut window = Window::new(&services.kafka, &services.registry, runtime, stop);
+        window.ledger_at(position.offset + 1)
+    };
+    tokio::task::spawn_blocking(read).await?
+}
+
+impl Sale {
+    fn install(&self, mut ledger: Ledger) {
+        let mut here = self.ledger();
+        // The rules are read beside the window, and go on from where they are.
+        if here.book.next_offset() > ledger.book.next_offset() {
+            ledger.book = std::mem::take(&mut here.book);
+        }
+        self.rules_seen
+            .fetch_max(ledger.book.next_offset(), Ordering::AcqRel);
+        self.board.replace(&ledger);
+        self.announce(&ledger);
+        *here = ledger;
+        self.is_open.store(true, Ordering::Release);
+    }
+}
+
+/// What is done with the records of a topic of the sale.
+trait Observe: Event {
+    /// Where to go on.
+    fn next_offset(sale: &Sale) -> i64;
+
+    /// Takes records in their order; everything before `next_offset` has been read then. Gives how many were taken: the
+    /// others need rules that have not been read yet.
+    fn observe(sale: &Sale, records: &[Record<Self>], next_offset: i64) -> usize;
+}
+
+impl Observe for SaleEvent {
+    fn next_offset(sale: &Sale) -> i64 {
+        sale.ledger().next_offset()
+    }
+
+    fn observe(sale: &Sale, records: &[Record<Self>], next_offset: i64) -> usize {
+        let mut ledger = sale.ledger();
+        let taken = records
+            .iter()
+            .position(|record| sale.fold(&mut ledger, record).is_err());
+        if taken.is_none() {
+            ledger.pass(next_offset);
+        }
+        sale.announce(&ledger);
+        taken.unwrap_or(records.len())
+    }
+}
+
+impl Observe for SaleRulesSet {
+    fn next_offset(sale: &Sale) -> i64 {
+        sale.ledger().book.next_offset()
+    }
+
+    fn observe(sale: &Sale, records: &[Record<Self>], next_offset: i64) -> usize {
+        let mut ledger = sale.ledger();
+        for record in records {
+            ledger.book.set(record.offset, record.event);
+        }
+        ledger.book.pass(next_offset);
+        drop(ledger);
+        sale.rules_seen.fetch_max(next_offset, Ordering::AcqRel);
+        sale.rules_came.notify_waiters();
+        records.len()
+    }
+}
+
+/// Reads a topic of the sale.
+struct Tail<'a, E> {
+    app: &'a Arc<App>,
+    part: &'static str,
+    decoder: Decoder<E>,
+}
+
+impl<'a, E: Observe> Tail<'a, E> {
+    fn new(app: &'a Arc<App>, part: &'static str) -> Self {
+        Self {
+            app,
+            part,
+            decoder: Decoder::new(&app.topic(E::TOPIC)),
+        }
+    }
+
+    async fn follow(&mut self) {
+        loop {
+            if let Err(Halt(why)) = self.try_follow().await {
+                self.app.sale.is_open.store(false, Ordering::Release);
+                self.doing(Doing::Halted(why));
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn try_follow(&mut self) -> Result<(), Halt> {
+        let reading = Reading {
+            topic: self.app.topic(E::TOPIC),
+            partitions: Partitions::All(E::TOPIC.partitions),
+            batch_max: BATCH_MAX,
+            batch_age: BATCH_AGE,
+        };
+        let app = Arc::clone(self.app);
+        let start = move |_: &[i32]| Ok(vec![(0, E::next_offset(&app.sale))]);
+        let consumer = Consumer::start(&self.app.services.kafka, reading, Arc::new(start));
+        let mut consumer = consumer.map_err(|error| Halt(format!("{error:#}")))?;
+        while let Some(delivered) = consumer.next().await {
+            match delivered {
+                Delivered::Batch(batch) => self.observe(&batch).await?,
+                Delivered::Started => self.doing(Doing::Running),
+                Delivered::Trouble(what) => {
+                    tracing::warn!(part = self.part, what, "has trouble with the broker");
+                }
+                Delivered::Halted(why) => return Err(Halt(why)),
+                Delivered::Broken(why) => {
+                    self.wait(why).await;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn observe(&mut self, batch: &Batch) -> Result<(), Halt> {
+        let sale = Arc::clone(&self.app.sale);
+        let next_offset = batch.spans.last().map_or(0, |span| span.to);
+        let records = self.read(batch, E::next_offset(&sale)).await?;
+        let mut left = &records[..];
+        loop {
+            // Before it is looked: rules that come in between are noticed.
+            let rules_came = sale.rules_came.notified();
+            let taken = E::observe(&sale, left, next_offset);
+            left = &left[taken..];
+            if left.is_empty() {
+                self.doing(Doing::Running);
+                return Ok(());
+            }
+            let why = "a request names rules that are yet to be read from sale-rules";
+            self.doing(Doing::Waiting(why.to_owned()));
+            rules_came.await;
+        }
+    }
+
+    /// The events from `next_offset` on; what stands before was folded as it was written.
+    async fn read(&mut self, batch: &Batch, next_offset: i64) -> Result<Vec<Record<E>>, Halt> {
+        let mut records = Vec::new();
+        for raw in batch.iter().filter(|raw| raw.offset >= next_offset) {
+            loop {
+                match interpret(&self.decoder, &raw) {
+                    Ok(record) => records.push(record),
+                    // The projection makes a dead letter of it.
+                    Err(Failure::Rejected(_)) => {}
+                    Err(Failure::NotLearned(id)) => {
+                        self.learn(id).await?;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        Ok(records)
+    }
+
+    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
+        let registry = &self.app.services.registry;
+        match self.decoder.learn(registry, id).await {
+            Ok(_) => {}
+            Err(LearnError::Registry(error)) => self.wait(error.to_string()).await,
+            Err(error) => return Err(Halt(error.to_string())),
+        }
+        Ok(())
+    }
+
+    async fn wait(&self, why: String) {
+        self.doing(Doing::Waiting(why));
+        tokio::time::sleep(RETRY).await;
+    }
+
+    fn doing(&self, doing: Doing) {
+        self.app.services.status.set(self.part, doing);
+    }
+}
+
+/// What ends reading for good: what to do, in words.
+struct Halt(String);

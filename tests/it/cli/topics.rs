@@ -1,0 +1,66 @@
+//! `millrace topics apply`: what is missing is made, what differs is told.
+
+use crate::{
+    samples::model,
+    world::{Servers, World},
+};
+
+#[tokio::test]
+async fn topics_that_are_missing_are_named_with_what_to_do() {
+    let world = World::without_topics(Servers::default(), "missing").await;
+    let apply = "run `millrace topics apply`";
+    let (clicks, orders) = (world.topic("clicks"), world.topic("orders"));
+    let click = world
+        .millrace(&["emit", "click", "--banner", "1"], "")
+        .await;
+    click.failed(1, &[&format!("topic {clicks} does not exist"), apply]);
+    let order = world
+        .millrace(&["emit", "order", "--file", "-"], &model().to_string())
+        .await;
+    order.failed(1, &[&format!("topic {orders} does not exist"), apply]);
+    // By its full name: `orders` may be the topic of an installation without a prefix.
+    let tail = world.millrace(&["topics", "tail", &orders], "").await;
+    tail.failed(1, &[&orders, "millrace topics apply"]);
+
+    let dry = world.millrace(&["topics", "apply", "--dry-run"], "").await;
+    assert_eq!(
+        dry.lines(),
+        [
+            format!("{clicks}: would be created"),
+            format!("{orders}: would be created")
+        ]
+    );
+    let applied = world.millrace(&["topics", "apply"], "").await;
+    assert_eq!(
+        applied.lines(),
+        [format!("{clicks}: created"), format!("{orders}: created")]
+    );
+    let again = world.millrace(&["topics", "apply"], "").await;
+    assert_eq!(
+        again.lines(),
+        [
+            format!("{clicks}: as it has to be"),
+            format!("{orders}: as it has to be")
+        ]
+    );
+    assert_eq!(world.ends("orders").await, [0; 8]);
+    world.drop_topics().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_not_as_it_has_to_be_is_told_and_left_alone() {
+    let world = World::without_topics(Servers::default(), "differs").await;
+    world.create_topic("clicks", 3, &[]).await;
+    let applied = world.millrace(&["topics", "apply"], "").await;
+    applied.failed(1, &["nothing was altered"]);
+    assert!(
+        applied.stdout.contains("has 3 partitions, needs 8"),
+        "{applied:?}"
+    );
+    assert_eq!(world.ends("clicks").await, [0; 3]);
+    let click = world
+        .millrace(&["emit", "click", "--banner", "1"], "")
+        .await;
+    click.failed(1, &["has 3 partitions where 8 are needed"]);
+    world.drop_topics().await;
+}
