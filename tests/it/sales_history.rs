@@ -84,7 +84,7 @@ async fn answers_have_every_row_once_and_no_code() {
         assert_eq!(items.len(), usize::try_from(count("sold")).unwrap());
         must_rise(&items, |item| item["item_id"].as_i64());
         let attempts = pages(&run, &format!("{path}/attempts"), "attempts", 7).await;
-        must_rise(&attempts, |attempt| place(attempt));
+        must_rise(&attempts, place);
         let bought = attempts
             .iter()
             .filter(|attempt| attempt["verdict"] == "purchased" && attempt["is_replayed"] == false);
@@ -104,6 +104,21 @@ async fn answers_have_every_row_once_and_no_code() {
             "a code can be bought with"
         );
     }
+    let letters = ["dead-letters", "--projection", "sale_attempts", "--json"];
+    let letters = world.millrace(&letters, "").await;
+    let letter: Value = serde_json::from_str(&letters.stdout).unwrap();
+    let topic = world.topic("sale-attempts");
+    assert!(
+        letter["position"]
+            .as_str()
+            .unwrap()
+            .starts_with(&format!("{topic}/0@"))
+    );
+    let lag = world.millrace(&["lag", "--json"], "").await;
+    let lag: Value = serde_json::from_str(&lag.stdout).unwrap();
+    let partitions = lag["partitions"].as_array().unwrap().iter();
+    let beside = partitions.filter(|partition| partition["projection"] == "sale_attempts");
+    assert_eq!(beside.count(), 8);
     let stored = "SELECT (SELECT count(*) FROM sales.attempts WHERE verdict <> 'void')
         + (SELECT count(*) FROM sale_attempts.attempts) AS n";
     assert_eq!(world.sql(stored).await[0]["n"], attempts_of_all);

@@ -36,8 +36,8 @@ const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// How much of what a command said is shown where a test fails, in characters.
 const SHOWN_MAX: usize = 4_000;
 
-/// The topics of a world.
-const TOPICS: [&str; 5] = ["clicks", "orders", "sales", "sale-rules", "sale-attempts"];
+/// The topics of a world, in the order in which people list them.
+pub const TOPICS: [&str; 5] = ["clicks", "orders", "sales", "sale-rules", "sale-attempts"];
 
 /// Where the servers are.
 #[derive(Debug, Clone)]
