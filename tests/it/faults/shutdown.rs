@@ -45,7 +45,9 @@ async fn told_to_stop_under_load_nothing_acknowledged_is_lost() {
 #[tokio::test]
 async fn what_was_asked_before_the_signal_to_stop_is_answered() {
     let world = World::new("asked").await;
-    let mut run = world.start(["run"]).await;
+    // One thread, so that many wait at its door; far more than it lets in before the signal is heard.
+    let mut run = world.spawn(&["run"], &[("MILLRACE_THREADS", "1")]);
+    run.ready().await;
     let mut callers = Vec::new();
     for banner in 0..20 {
         let mut open = Caller::connect(&run).await;
@@ -55,12 +57,12 @@ async fn what_was_asked_before_the_signal_to_stop_is_answered() {
     }
     // It stands still, so all of this arrives before it learns that it has to stop.
     run.pause();
-    for banner in 20..60 {
+    for banner in 20..320 {
         let mut fresh = Caller::connect(&run).await;
         fresh.ask_to_count(banner).await;
         callers.push(fresh);
     }
-    for (banner, open) in (60..).zip(&mut callers[..20]) {
+    for (banner, open) in (320..).zip(&mut callers[..20]) {
         open.ask_to_count(banner).await;
     }
     run.ask_to_stop();
@@ -70,7 +72,7 @@ async fn what_was_asked_before_the_signal_to_stop_is_answered() {
         caller.must_be_closed().await;
     }
     assert_eq!(run.ended().await.code(), Some(0));
-    assert_eq!(world.read_topic("clicks").await.len(), 80);
+    assert_eq!(world.read_topic("clicks").await.len(), 340);
 }
 
 #[tokio::test]
