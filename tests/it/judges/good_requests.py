@@ -1,10 +1,12 @@
 """What has to be so in a good request to Millrace, and JSON Schema has no words for. Bad requests stay as bad as they are."""
 
 import os
+import uuid
 
 import schemathesis
 
 HEADER = "Millrace-Min-Position"
+KEY = "Idempotency-Key"
 # Of a write that came before. A place that the log does not have is refused, however well it is written.
 POSITION = os.environ["MILLRACE_POSITION"]
 # A sale in which something was requested.
@@ -17,6 +19,9 @@ def before_call(context, case, kwargs):
     is_good = case.meta is None or case.meta.generation.mode.is_positive
     if is_good and not (case.headers or {}).get(HEADER, TOPICS).startswith(TOPICS):
         case.headers[HEADER] = POSITION
+    if is_good and KEY in (case.headers or {}):
+        # Of one key the first request counts: another with the same is refused, however good it is.
+        case.headers[KEY] = uuid.uuid4().hex
     if is_good and "/v1/sales/" in case.path:
         case.path_parameters["sale_id"] = SALE
     if is_good and "banners/stats" in case.path:

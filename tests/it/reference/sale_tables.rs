@@ -182,7 +182,7 @@ fn checked(event: Value) -> Result<Value, &'static str> {
         number.is_none_or(|number| (0..end).contains(&number))
     };
     let key = event["key"].as_str().unwrap_or("-");
-    let is_valid = within("user_id", i64::MAX)
+    let is_valid = event["user_id"].as_i64().is_none_or(|user| user >= 0)
         && within("item_id", 10_000)
         && within("requested_at", YEAR_10000_MS)
         && within("rules_seen", 1_000_001)
