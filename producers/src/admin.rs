@@ -17,7 +17,7 @@ use crate::kafka::Kafka;
 
 /// How long the cluster may take to find itself again, for all that one command asks. Unless told otherwise, Kafka
 /// misses a dead broker after nine seconds and a dead controller after two; on a busy machine it takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// How long a broker may take to answer at all.
