@@ -39,8 +39,9 @@ const EXPIRES_AT: HeaderName = HeaderName::from_static("millrace-expires-at");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const KEY: &str = "idempotency-key";
 
-/// Where a crowd comes: these are not followed as other routes are.
+/// Where a crowd comes to reserve.
 pub const CHECKOUT: &str = "/checkout";
+/// Where it comes to buy.
 pub const PURCHASE: &str = "/purchase";
 
 /// The routes of the sale.

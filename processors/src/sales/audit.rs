@@ -382,13 +382,14 @@ mod tests {
 
     #[test]
     fn every_broken_promise_is_found() {
-        let faults = |show: fn(&mut Audit)| {
+        type Show = fn(&mut Audit);
+        let faults = |show: Show| {
             let mut audit = audit();
             checkout(&mut audit, 0, 0, 7, 0, reserved(0, 0));
             show(&mut audit);
             audit.found.faults
         };
-        let cases: [(fn(&mut Audit), &str); 8] = [
+        let cases: [(Show, &str); 8] = [
             (
                 |a| checkout(a, 1, 1, 8, 0, reserved(1, 1)),
                 "offset 1: reserved an item that was reserved",
