@@ -52,7 +52,7 @@ test: ## all tests, against servers of their own
 	docker/test
 
 .PHONY: bench
-bench: ## measure beside the limits of this machine: BENCH=clicks,orders picks rows, BENCH_QUICK=1 is short
+bench: ## measure beside the limits of this machine: BENCH=clicks,sale picks rows, BENCH_QUICK=1 is short
 	docker/servers install
 	docker/tools wrk oha
 	docker/servers start

@@ -1,19 +1,29 @@
 //! Errors as callers see them: `application/problem+json` (RFC 9457) with a stable `reason` for programs.
 
+use std::borrow::Cow;
+
 use axum::{
-    Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use processors::sales::Refused;
-use producers::writer::AppendError;
+use producers::{
+    trace::{Trace, TraceId},
+    writer::AppendError,
+};
 use schemas::event::Fault;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{cache::GetError, sale::Unsettled, trace};
 
-const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// The type of a problem's body.
+pub(crate) const PROBLEM: (HeaderName, HeaderValue) = (
+    header::CONTENT_TYPE,
+    HeaderValue::from_static("application/problem+json"),
+);
+/// Most problems are shorter: a refusal is to cost no second allocation.
+const PROBLEM_BYTES: usize = 320;
 
 /// Why a request was not fulfilled, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -138,11 +148,13 @@ pub struct Problem {
     #[schema(value_type = String)]
     title: &'static str,
     /// What is wrong, for people.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Cow<'static, str>,
     reason: Reason,
     /// What to name when asking the operator about it: it is in the logs.
-    #[schema(pattern = "^[0-9a-f]{32}$")]
-    trace_id: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{32}$")]
+    #[serde(serialize_with = "as_text")]
+    trace_id: TraceId,
     /// Every field that is not as it should be; only with `invalid`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -166,7 +178,7 @@ pub struct ApiError {
     reason: Reason,
     /// Where it is not that of the reason.
     status: Option<StatusCode>,
-    detail: String,
+    detail: Cow<'static, str>,
     faults: Vec<Fault>,
     cause: Option<Cause>,
 }
@@ -176,7 +188,7 @@ pub struct ApiError {
 pub(crate) struct Cause(pub(crate) String);
 
 impl ApiError {
-    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+    fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason,
             status: None,
@@ -192,12 +204,12 @@ impl ApiError {
     }
 
     /// 400: the request cannot be understood.
-    pub fn bad_request(detail: impl Into<String>) -> Self {
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Reason::BadRequest, detail)
     }
 
     /// 404: there is nothing of this name.
-    pub fn not_found(detail: impl Into<String>) -> Self {
+    pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Reason::NotFound, detail)
     }
 
@@ -220,7 +232,7 @@ impl ApiError {
     }
 
     /// 413: more bytes than are read.
-    pub fn too_large(detail: impl Into<String>) -> Self {
+    pub fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Reason::TooLarge, detail)
     }
 
@@ -358,31 +370,47 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// The JSON of its problem, in a request of this trace.
+    pub(crate) fn body(self, trace: &Trace) -> Vec<u8> {
         let status = self.status();
         let problem = Problem {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or_default(),
             detail: self.detail,
             reason: self.reason,
-            trace_id: trace::current().id.to_string(),
+            trace_id: trace.id,
             errors: self.faults.into_iter().map(BadField::from).collect(),
         };
-        let mut response = (status, Json(problem)).into_response();
+        let mut body = Vec::with_capacity(PROBLEM_BYTES);
+        serde_json::to_writer(&mut body, &problem).expect("a problem is plain data");
+        body
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(mut self) -> Response {
+        let (status, reason, cause) = (self.status(), self.reason, self.cause.take());
+        let mut response = Response::new(self.body(&trace::current()).into());
+        *response.status_mut() = status;
         // For whoever counts them.
-        response.extensions_mut().insert(self.reason);
-        if let Some(cause) = self.cause {
+        response.extensions_mut().insert(reason);
+        if let Some(cause) = cause {
             response.extensions_mut().insert(cause);
         }
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, PROBLEM);
+        let (content_type, problem) = PROBLEM;
+        headers.insert(content_type, problem);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.reason.passes() {
+        if reason.passes() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
         }
         response
     }
+}
+
+fn as_text<S: Serializer>(trace_id: &TraceId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(trace_id)
 }
 
 impl From<Fault> for BadField {

@@ -270,3 +270,6 @@ fn not_applied(error: AppendError) -> Unsettled {
         error => Unsettled::NotApplied(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

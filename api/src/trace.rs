@@ -1,5 +1,6 @@
 //! Which trace a request belongs to: in every line that is logged about it, in its answer, and in what it writes; and
-//! one line a request. A click costs no id and no span as long as all is well and nobody asks for its trace.
+//! one line a request. A click costs no id and no span as long as all is well and nobody asks for its trace; a request of
+//! the sale costs an id, but no span.
 
 use std::{
     cell::OnceCell,
@@ -29,7 +30,7 @@ use crate::{
     app::Core,
     error::{ApiError, Cause, Reason},
     metrics::{OfRoute, UNMATCHED},
-    routes::clicks,
+    routes::{clicks, sale},
 };
 
 /// The header of an answer that names its trace, as the standard's draft for answers has it.
@@ -108,6 +109,8 @@ struct Here {
 struct Route {
     path: Option<MatchedPath>,
     is_click: bool,
+    /// On its way nothing is logged that a span would mark: it is made for the line about a failure.
+    is_silent: bool,
     answered: Arc<OfRoute>,
 }
 
@@ -125,12 +128,16 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let route = self.here.route_of(&request);
+        let is_brief = !tracing::enabled!(Level::DEBUG);
         let trace = match carried_on(request.headers()) {
             Some(trace) => OnceCell::from(trace),
-            None if route.is_click && !tracing::enabled!(Level::DEBUG) => OnceCell::new(),
+            None if route.is_click && is_brief => OnceCell::new(),
             None => OnceCell::from(Trace::start()),
         };
-        let span = trace.get().map_or_else(Span::none, span);
+        let span = match trace.get() {
+            Some(trace) if !(route.is_silent && is_brief) => span(trace),
+            _ => Span::none(),
+        };
         let answering = Answering {
             began: Instant::now(),
             method: request.method().clone(),
@@ -148,6 +155,7 @@ impl Here {
             let name = path.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
             Route {
                 is_click: name == clicks::COUNTER,
+                is_silent: [sale::CHECKOUT, sale::PURCHASE].contains(&name),
                 answered: self.core.answered.on(name),
                 path,
             }

@@ -149,7 +149,10 @@ fn orders(count: usize) -> impl ExactSizeIterator<Item = OrderPlaced> {
 }
 
 /// Appends events as `millrace emit` does.
-async fn fill<E: Event>(world: &World, events: impl ExactSizeIterator<Item = E>) -> Result<()> {
+///
+/// # Errors
+/// If one of them is not acknowledged.
+pub async fn fill<E: Event>(world: &World, events: impl ExactSizeIterator<Item = E>) -> Result<()> {
     let kafka = kafka(world);
     let appender = Appender::new(&kafka, Profile::Bulk, AppendMetrics::default())?;
     let writer = EventWriter::<E>::new(Arc::new(appender), &kafka.prefix);
@@ -223,12 +226,24 @@ async fn fold<F: Fold>(fresh: &World, count: usize) -> Result<f64> {
 /// Reads the topic of the clicks to its end, with a bare consumer; gives records a second.
 async fn read(world: &World, count: usize) -> Result<f64> {
     let (kafka, topic) = (kafka(world), world.topic(BannerClicked::TOPIC.name));
-    tokio::task::spawn_blocking(move || read_to_end(&kafka, &topic, count)).await?
+    let partitions = BannerClicked::TOPIC.partitions;
+    let reading = move || {
+        let consumer = config(&kafka, &Partitions::All(partitions)).create()?;
+        read_to_end(&consumer, &topic, partitions, count)
+    };
+    tokio::task::spawn_blocking(reading).await?
 }
 
-fn read_to_end(kafka: &Kafka, topic: &str, count: usize) -> Result<f64> {
-    let partitions = BannerClicked::TOPIC.partitions;
-    let consumer: BaseConsumer = config(kafka, &Partitions::All(partitions)).create()?;
+/// Reads so many records of a topic with a bare consumer, from its first on; gives records a second.
+///
+/// # Errors
+/// If it does not have so many.
+pub fn read_to_end(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partitions: i32,
+    count: usize,
+) -> Result<f64> {
     consumer.fetch_metadata(Some(topic), PATIENCE)?;
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {

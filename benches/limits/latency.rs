@@ -35,7 +35,7 @@ use crate::{
     },
     output,
     run::{Latency, Report, Settings, rounded},
-    tools::{Oha, oha},
+    tools::{Asked, Oha, oha},
 };
 
 /// The row.
@@ -139,7 +139,12 @@ async fn while_clicking(
         "http://{}/v1/banners/counter/{LOADED_BANNER}",
         run.address()
     );
-    let (clicked, found) = tokio::join!(oha(&url, rate, lasting + 2 * MARGIN), async {
+    let asked = Asked {
+        method: "GET",
+        url: &url,
+        status: 204,
+    };
+    let (clicked, found) = tokio::join!(oha(asked, rate, lasting + 2 * MARGIN), async {
         sleep(MARGIN).await;
         probes.send(&load, lasting).await
     });

@@ -7,10 +7,10 @@
 //! lost or counted twice, and there is no result but an error.
 //!
 //! * [`clicks`], [`orders`]: answers over HTTP; [`folds`]: from the log into Postgres; [`emit`]: onto the log;
-//!   [`latency`]: from sending to visible, and memory.
+//!   [`latency`]: from sending to visible, and memory; [`sale`]: the flash sale.
 //! * [`run`]: pairs, table and file; [`tools`]: load generators that others wrote.
 //!
-//! The environment says what to do: `BENCH=clicks,orders` picks rows, `BENCH_PAIRS`, `BENCH_SECONDS` (of one side of a
+//! The environment says what to do: `BENCH=clicks,orders` picks rows, `BENCH=sale` all of the sale, `BENCH_PAIRS`, `BENCH_SECONDS` (of one side of a
 //! pair, over HTTP), `BENCH_QUICK=1` (a look whether it works).
 
 #![expect(clippy::unwrap_used, reason = "what is shared with the tests panics")]
@@ -25,6 +25,7 @@ mod folds;
 mod latency;
 mod orders;
 mod run;
+mod sale;
 mod tools;
 
 /// Topics, database and processes of one's own, as the tests have them.
@@ -70,6 +71,11 @@ async fn measure() -> Result<()> {
             folds::ORDERS => folds::measure_orders(&settings, &mut report).await,
             emit::NAME => emit::measure(&settings, &mut report).await,
             latency::NAME => latency::measure(&settings, &mut report).await,
+            sale::REFUSALS => sale::refusals::measure(&settings, &mut report).await,
+            sale::SETTLED => sale::settled::measure(&settings, &mut report).await,
+            sale::START => sale::start::measure(&settings, &mut report).await,
+            sale::MEMORY => sale::memory::measure(&settings, &mut report).await,
+            sale::STAMPEDE => sale::stampede::measure(&settings, &mut report).await,
             other => bail!("BENCH has no row {other}: {}", run::ROWS.join(", ")),
         }
         .with_context(|| format!("row {row}"))?;

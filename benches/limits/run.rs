@@ -8,16 +8,21 @@ use producers::{clock, kafka::Kafka};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{clicks, emit, folds, it::world::World, latency, orders, output};
+use crate::{clicks, emit, folds, it::world::World, latency, orders, output, sale};
 
 /// Every row, in the order in which they are measured: the latency takes its loads from the rates before it.
-pub const ROWS: [&str; 6] = [
+pub const ROWS: [&str; 11] = [
     clicks::NAME,
     orders::NAME,
     folds::CLICKS,
     folds::ORDERS,
     emit::NAME,
     latency::NAME,
+    sale::REFUSALS,
+    sale::SETTLED,
+    sale::START,
+    sale::MEMORY,
+    sale::STAMPEDE,
 ];
 /// Those of a quick look.
 const QUICK_ROWS: [&str; 3] = [clicks::NAME, orders::NAME, emit::NAME];
@@ -50,18 +55,11 @@ impl Settings {
             }
         };
         let quick = given("BENCH_QUICK").is_some_and(|value| value != "0");
-        let rows: Vec<String> = match given("BENCH") {
-            Some(names) => names
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .collect(),
+        let rows = match given("BENCH") {
+            Some(names) => named(&names)?,
             None if quick => QUICK_ROWS.map(str::to_owned).into(),
             None => ROWS.map(str::to_owned).into(),
         };
-        for row in &rows {
-            let known = ROWS.contains(&row.as_str());
-            ensure!(known, "BENCH={row}: the rows are {}", ROWS.join(", "));
-        }
         Ok(Self {
             rows,
             pairs: usize::try_from(number("BENCH_PAIRS", if quick { 3 } else { 5 })?)?,
@@ -70,10 +68,30 @@ impl Settings {
         })
     }
 
+    /// How long a row may take that holds a load for a time.
+    pub fn lasting(&self) -> Duration {
+        // Two sides of a pair, three times, and as much again to warm up and check.
+        Duration::from_secs(self.seconds) * u32::try_from(self.pairs).unwrap_or(u32::MAX) * 12
+    }
+
     /// An amount of work, or a tenth of it for a quick look.
     pub fn amount(&self, full: usize) -> usize {
         if self.quick { full / 10 } else { full }
     }
+}
+
+/// The rows of these names; `sale` is all of the sale.
+fn named(names: &str) -> Result<Vec<String>> {
+    let mut rows = Vec::new();
+    for name in names.split(',').map(str::trim) {
+        let group = format!("{name}-");
+        let before = rows.len();
+        let of_name = |row: &&str| *row == name || row.starts_with(&group);
+        rows.extend(ROWS.into_iter().filter(of_name).map(str::to_owned));
+        let known = ROWS.join(", ");
+        ensure!(rows.len() > before, "BENCH={name}: the rows are {known}");
+    }
+    Ok(rows)
 }
 
 /// What a row compares.

@@ -21,7 +21,9 @@ const OHA_CONNECTIONS: &str = "64";
 pub struct Wrk {
     /// Answers.
     pub answers: i64,
-    /// Answers from 400 on, and connections that broke or took too long.
+    /// Answers from 400 on.
+    pub refused: i64,
+    /// Connections that broke or took too long.
     pub failed: i64,
     /// How long it took.
     pub seconds: f64,
@@ -45,14 +47,37 @@ impl Wrk {
 /// # Errors
 /// If a request failed.
 pub async fn wrk(url: &str, connections: i64, seconds: u64, uids: usize) -> Result<Wrk> {
+    let counted = run_wrk(url, connections, seconds, &["GET", &uids.to_string()]).await?;
+    ensure!(
+        counted.refused == 0,
+        "{} requests of {url} were refused",
+        counted.refused
+    );
+    Ok(counted)
+}
+
+/// The same with POST, where every answer has to be a refusal, from 400 on.
+///
+/// # Errors
+/// If a request failed, or was not refused.
+pub async fn wrk_refused(url: &str, connections: i64, seconds: u64) -> Result<Wrk> {
+    let counted = run_wrk(url, connections, seconds, &["POST"]).await?;
+    ensure!(
+        counted.refused == counted.answers,
+        "of {} requests of {url}, {} were refused",
+        counted.answers,
+        counted.refused
+    );
+    Ok(counted)
+}
+
+async fn run_wrk(url: &str, connections: i64, seconds: u64, script: &[&str]) -> Result<Wrk> {
     let mut command = Command::new(path("wrk").await?);
     command
         .args(["-t", WRK_THREADS, "-s", WRK_SCRIPT])
         .args(["-c", &connections.to_string(), "--timeout", "10s"])
-        .args(["-d", &format!("{seconds}s"), url]);
-    if uids > 0 {
-        command.args(["--", &uids.to_string()]);
-    }
+        .args(["-d", &format!("{seconds}s"), url, "--"])
+        .args(script);
     let printed = printed(command).await?;
     let last = printed.lines().last().unwrap_or_default();
     let counted: Wrk = serde_json::from_str(last).with_context(|| format!("wrk said {printed}"))?;
@@ -79,11 +104,22 @@ pub struct Oha {
     pub max_ms: f64,
 }
 
-/// Asks for a URL at a rate, whatever the answers.
+/// What is asked for at a rate.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The method.
+    pub method: &'static str,
+    /// The address.
+    pub url: &'a str,
+    /// The status of every answer.
+    pub status: u16,
+}
+
+/// Asks at a rate, whatever the answers.
 ///
 /// # Errors
-/// If an answer was another than 204.
-pub async fn oha(url: &str, rate: f64, lasting: Duration) -> Result<Oha> {
+/// If an answer had another status.
+pub async fn oha(asked: Asked<'_>, rate: f64, lasting: Duration) -> Result<Oha> {
     let mut command = Command::new(path("oha").await?);
     command
         .args([
@@ -94,13 +130,16 @@ pub async fn oha(url: &str, rate: f64, lasting: Duration) -> Result<Oha> {
         ])
         .args(["-c", OHA_CONNECTIONS])
         .args(["-q", &format!("{rate:.0}")])
-        .args(["-z", &format!("{}ms", lasting.as_millis()), url])
+        .args(["-z", &format!("{}ms", lasting.as_millis())])
+        .args(["-m", asked.method, asked.url])
         // What was sent is waited for: it will be counted.
         .arg("--wait-ongoing-requests-after-deadline");
     let printed = printed(command).await?;
     let found: Value = serde_json::from_str(&printed).context("what oha printed")?;
     let statuses = &found["statusCodeDistribution"];
-    let answers = statuses["204"].as_i64().unwrap_or_default();
+    let answers = statuses[asked.status.to_string()]
+        .as_i64()
+        .unwrap_or_default();
     let only_good = statuses.as_object().is_some_and(|all| all.len() == 1);
     let without_errors = found["errorDistribution"]
         .as_object()

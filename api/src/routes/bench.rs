@@ -1,25 +1,38 @@
 //! Constant answers for `make bench`: what HTTP alone can do in this process, through the same router and middleware
 //! as everything else. They exist only with the hidden flag `--bench-routes`.
 
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::StatusCode,
+    routing::{get, post},
+};
+use bytes::Bytes;
+use processors::sales::Refused;
+use producers::trace::Trace;
 
 use super::{
     clicks::NO_STORE,
     orders::{JSON, body},
 };
+use crate::error::{ApiError, PROBLEM};
 
 /// The order whose JSON `/bench/order` answers.
 const MODEL: &str = include_str!("../../../data/model.json");
 
 /// `/bench/click` answers as a click does that has nothing to wait for, `/bench/order` as a look-up that has nothing to
-/// look up. No routes unless they are wanted.
+/// look up, `/bench/refusal` as a checkout does that is refused by what is always so. No routes unless they are wanted.
 pub fn router<S: Clone + Send + Sync + 'static>(wanted: bool) -> Router<S> {
     if !wanted {
         return Router::new();
     }
     let model = serde_json::from_str(MODEL).expect("the model order is an order");
     let order = body(&model);
+    let refusal = Bytes::from(ApiError::from(Refused::ItemSold).body(&Trace::start()));
     Router::new()
+        .route(
+            "/bench/refusal",
+            post(async move || (StatusCode::CONFLICT, [PROBLEM, NO_STORE], refusal.clone())),
+        )
         .route(
             "/bench/click",
             get(async || (StatusCode::NO_CONTENT, [NO_STORE])),

@@ -39,6 +39,11 @@ const EXPIRES_AT: HeaderName = HeaderName::from_static("millrace-expires-at");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const KEY: &str = "idempotency-key";
 
+/// Where a crowd comes to reserve.
+pub const CHECKOUT: &str = "/checkout";
+/// Where it comes to buy.
+pub const PURCHASE: &str = "/purchase";
+
 /// The routes of the sale.
 pub fn router() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
@@ -115,17 +120,14 @@ fn refuse(core: &Core, user_id: i64, item_id: i32, refused: Refused, now_ms: i64
         requested_at: now_ms,
     });
     use processors::sales::Refused as ByLog;
-    let refused = match refused.reason {
+    let by_log = match refused.reason {
         Refusal::ItemReserved => ByLog::ItemReserved,
         Refusal::ItemSold => ByLog::ItemSold,
         Refusal::UserLimit => ByLog::UserLimit,
         Refusal::SoldOut | Refusal::Other => ByLog::SoldOut,
     };
-    core.app
-        .metrics
-        .sale
-        .count("checkout", refused.name(), "board");
-    refused.into()
+    core.app.metrics.sale.count_by_board(refused.reason);
+    by_log.into()
 }
 
 /// The query of a purchase.

@@ -76,3 +76,61 @@ impl Attempts {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use producers::{
+        append::{Appender, Profile},
+        kafka::Kafka,
+        metrics::AppendMetrics,
+    };
+    use schemas::sale_attempts::Refusal;
+
+    use super::*;
+
+    /// On their way to a broker that does not answer; what gets nowhere is counted.
+    fn attempts() -> Arc<Attempts> {
+        let kafka = Kafka {
+            brokers: "127.0.0.1:1".to_owned(),
+            prefix: String::new(),
+            properties: Vec::new(),
+        };
+        let appender = Appender::new(&kafka, Profile::Interactive, AppendMetrics::default());
+        let writer = EventWriter::new(Arc::new(appender.unwrap()), "");
+        Arc::new(Attempts::new(Arc::new(writer), Counter::default()))
+    }
+
+    fn refused(user_id: i64) -> CheckoutRefused {
+        CheckoutRefused {
+            user_id,
+            item_id: 3,
+            reason: Refusal::ItemSold,
+            sale_started_at: 0,
+            decided_at_offset: 0,
+            requested_at: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_before_the_end_is_sent_with_the_end() {
+        let attempts = attempts();
+        for user_id in 0..3 {
+            attempts.note(refused(user_id));
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        Arc::clone(&attempts).run(stop).await;
+        assert!(attempts.waiting().is_empty());
+        assert_eq!(attempts.dropped.get(), 3);
+    }
+
+    #[test]
+    fn more_than_can_wait_are_dropped_and_counted() {
+        let attempts = attempts();
+        for user_id in 0..50_002 {
+            attempts.note(refused(user_id));
+        }
+        assert_eq!(attempts.waiting().len(), WAITING_MAX);
+        assert_eq!(attempts.dropped.get(), 2);
+    }
+}

@@ -24,6 +24,7 @@ struct Process {
     board: Board,
     now_ms: i64,
     codes: Vec<Code>,
+    asked: Vec<SaleEvent>,
 }
 
 /// What happens next.
@@ -32,6 +33,8 @@ enum Step {
     Checkout(i64, i32),
     /// With one of the codes that were given.
     Purchase(usize),
+    /// What was asked before comes once more, with the same key.
+    Again(usize),
     Time(i64),
 }
 
@@ -39,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0_i64..4, 0_i32..4).prop_map(|(user, item)| Step::Checkout(user, item)),
         4 => (0_usize..64).prop_map(Step::Purchase),
+        2 => (0_usize..64).prop_map(Step::Again),
         2 => (0_i64..1_500).prop_map(Step::Time),
     ]
 }
@@ -53,6 +57,7 @@ impl Process {
             ledger,
             now_ms: START_MS,
             codes: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -66,10 +71,19 @@ impl Process {
                     requested_at: self.now_ms,
                     rules_seen: 1,
                     nonce: 0,
-                    key: None,
+                    key: self.key(),
                 }));
             }
-            Step::Purchase(_) => {}
+            Step::Again(which) if !self.asked.is_empty() => {
+                let mut event = self.asked[which % self.asked.len()].clone();
+                match &mut event {
+                    SaleEvent::CheckoutRequested(checkout) => checkout.requested_at = self.now_ms,
+                    SaleEvent::PurchaseRequested(purchase) => purchase.requested_at = self.now_ms,
+                    SaleEvent::Barrier(_) => unreachable!("nobody asks for it"),
+                }
+                self.fold(event);
+            }
+            Step::Purchase(_) | Step::Again(_) => {}
             Step::Time(more_ms) => self.now_ms += more_ms,
         }
     }
@@ -81,8 +95,13 @@ impl Process {
             requested_at: self.now_ms,
             rules_seen: 1,
             nonce: self.ledger.next_offset(),
-            key: None,
+            key: self.key(),
         })
+    }
+
+    /// Another one for every request.
+    fn key(&self) -> Option<String> {
+        Some(format!("k-{}", self.ledger.next_offset()))
     }
 
     fn fold(&mut self, event: SaleEvent) -> ByLog {
@@ -100,6 +119,7 @@ impl Process {
         if let ByLog::Reserved { code, .. } = decision.verdict {
             self.codes.push(code);
         }
+        self.asked.push(record.event);
         decision.verdict
     }
 
@@ -115,6 +135,7 @@ impl Process {
             board: Board::of(&self.ledger),
             now_ms: self.now_ms + later_ms,
             codes: Vec::new(),
+            asked: Vec::new(),
         };
         other.fold(other.checkout(user_id, item_id))
     }
@@ -166,6 +187,20 @@ fn the_board_refuses_what_is_sold_reserved_or_too_much() {
     assert_eq!(process.refusal(1, 2), Some(Refusal::UserLimit));
     assert_eq!(process.refusal(2, 2), None);
     assert_eq!(sold_out().refusal(3, 0), Some(Refusal::SoldOut));
+}
+
+#[test]
+fn what_comes_again_changes_nothing_on_the_board() {
+    let mut process = Process::new();
+    process.take(&Step::Checkout(1, 0));
+    process.take(&Step::Purchase(0));
+    process.take(&Step::Checkout(1, 1));
+    // The answers of the first time, by their keys: a reservation, and four times a purchase.
+    for asked in [0, 1, 1, 1, 1] {
+        process.take(&Step::Again(asked));
+    }
+    assert_eq!(process.refusal(2, 0), Some(Refusal::ItemSold));
+    assert_eq!(process.refusal(2, 2), None);
 }
 
 #[test]

@@ -1,0 +1,92 @@
+use std::sync::Arc;
+
+use processors::sales::Verdict;
+use producers::{
+    append::{Appender, Profile},
+    kafka::Kafka,
+    metrics::AppendMetrics,
+};
+
+use super::*;
+
+/// A sale whose broker does not answer.
+fn sale() -> Arc<Sale> {
+    let kafka = Kafka {
+        brokers: "127.0.0.1:1".to_owned(),
+        prefix: String::new(),
+        properties: Vec::new(),
+    };
+    let appender = Appender::new(&kafka, Profile::Interactive, AppendMetrics::default());
+    let writer = EventWriter::new(Arc::new(appender.unwrap()), "");
+    Arc::new(Sale::new(writer))
+}
+
+fn stamp(offset: i64) -> Stamp {
+    Stamp {
+        offset,
+        appended_at_ms: clock::now_ms(),
+    }
+}
+
+fn record(offset: i64, event: &SaleEvent) -> Record<SaleEvent> {
+    Record {
+        partition: 0,
+        offset,
+        timestamp_ms: clock::now_ms(),
+        event: event.clone(),
+    }
+}
+
+/// Who has reserved something.
+fn holders(sale: &Sale) -> Vec<i64> {
+    let ledger = sale.ledger();
+    ledger
+        .sales
+        .reservations()
+        .map(|held| held.user_id)
+        .collect()
+}
+
+#[test]
+fn what_was_written_here_is_not_folded_before_what_others_have_written_before_it() {
+    let sale = sale();
+    let (first, own) = (sale.checkout(1, 7, None), sale.checkout(2, 7, None));
+    let told = sale.desk.take(own.nonce()).unwrap();
+    sale.fold_own(std::slice::from_ref(&own), &[stamp(1)]);
+    assert_eq!(sale.ledger().next_offset(), 0);
+    assert_eq!(holders(&sale), [0_i64; 0]);
+    for (offset, event) in [(0, &first), (1, &own)] {
+        sale.fold(&mut sale.ledger(), &record(offset, event))
+            .unwrap();
+    }
+    assert_eq!(holders(&sale), [1]);
+    drop(told);
+}
+
+#[tokio::test]
+async fn what_was_written_here_and_is_the_next_is_told_at_once_and_folded_once() {
+    let sale = sale();
+    let own = sale.checkout(2, 7, None);
+    let mut ticket = sale.desk.take(own.nonce()).unwrap();
+    sale.fold_own(std::slice::from_ref(&own), &[stamp(0)]);
+    let settled = ticket.verdict().await.unwrap().unwrap();
+    let Passed::Decided(decision) = settled.passed else {
+        panic!("{settled:?}");
+    };
+    assert!(matches!(decision.verdict, Verdict::Reserved { .. }));
+    // As the tail brings it.
+    sale.fold(&mut sale.ledger(), &record(0, &own)).unwrap();
+    assert_eq!(sale.ledger().next_offset(), 1);
+    assert_eq!(holders(&sale), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gets_no_verdict_in_time_is_told_that_nobody_knows() {
+    let sale = sale();
+    sale.is_open.store(true, Ordering::Release);
+    // Nothing runs beside it: the request stays where it is.
+    let queue = Queue::new(Arc::clone(&sale));
+    let settled = sale.settle(&queue, sale.checkout(1, 1, None)).await;
+    assert!(matches!(settled, Err(Unsettled::Unknown)), "{settled:?}");
+    assert_eq!(sale.waiters(), 0);
+}

@@ -1,0 +1,183 @@
+//! Requests that the log decides: purchases with a code that nobody was given, beside clicks; and how long they take at
+//! half of the most that is possible, beside a bare producer and consumer at the same rate.
+//!
+//! Both are asked of the same `millrace run`, as fast as they come over as many connections, and its folds have caught
+//! up before the other is asked. The time of a request runs from when it was due, and so does that of the bare client: from
+//! there until its consumer has the record. Its topic is another world's, with the same settings.
+//!
+//! Checked after each run: the log has a record for each answer and at most one more a connection, and so many verdicts
+//! were told.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::{NO_CODE, SETTLED, bare, far_from_the_end, purchase, verdicts};
+use crate::{
+    clicks,
+    it::world::{Process, World, eventually},
+    output,
+    run::{Latency, Report, Row, Settings, median, rounded},
+    tools::{Asked, oha, wrk_refused},
+};
+
+const CONNECTIONS: [i64; 2] = [64, 512];
+/// How much longer a latency is measured than one side of a pair.
+const LASTING: u32 = 2;
+const RATIO_MAX: f64 = 3.0;
+
+/// Measures the rows.
+///
+/// # Errors
+/// If a request was not decided, or lost.
+pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
+    far_from_the_end(settings.lasting()).await;
+    let world = World::new("bench_settled").await;
+    let mut run = world.start(["run"]).await;
+    let mut most = 0.0;
+    for connections in CONNECTIONS {
+        output::note(format_args!(
+            "{SETTLED}: warms up over {connections} connections"
+        ));
+        settle(&world, &run, connections, 1).await?;
+        clicks::count(&world, &run, connections, 1).await?;
+        let row = Row::new(
+            format!("{SETTLED}-{connections}"),
+            "purchases decided by the log",
+            "clicks, 204 after the ack",
+            Some(0.3),
+        );
+        let row = row
+            .alternate(
+                settings.pairs,
+                async || settle(&world, &run, connections, settings.seconds).await,
+                async || {
+                    let counted = clicks::count(&world, &run, connections, settings.seconds);
+                    Ok(counted.await?.rate())
+                },
+            )
+            .await?;
+        most = row.rate();
+        report.add(row);
+    }
+    compare_latency(settings, report, &world, &run, most / 2.0).await?;
+    run.terminate().await;
+    Ok(())
+}
+
+/// Asks for a while; gives answers a second.
+async fn settle(world: &World, run: &Process, connections: i64, seconds: u64) -> Result<f64> {
+    let url = format!("http://{}{}", run.address(), purchase(NO_CODE));
+    let before = decided(world, run).await;
+    let asked = wrk_refused(&url, connections, seconds).await?;
+    must_have_decided(world, run, before, asked.answers, connections).await?;
+    Ok(asked.rate())
+}
+
+/// Verdicts that were told, and records on the log.
+async fn decided(world: &World, run: &Process) -> (i64, i64) {
+    let told = verdicts(run, "purchase", "code_unknown", "log").await;
+    (told, world.ends("sales").await[0])
+}
+
+async fn must_have_decided(
+    world: &World,
+    run: &Process,
+    before: (i64, i64),
+    answers: i64,
+    more_max: i64,
+) -> Result<()> {
+    let what = "as many verdicts are told as there are records";
+    // The last requests of a load generator may be on their way when it has ended.
+    let records = eventually(what, async || {
+        let (told, end) = decided(world, run).await;
+        let records = end - before.1;
+        (told - before.0 == records && records >= answers).then_some(records)
+    })
+    .await;
+    ensure!(
+        records <= answers + more_max,
+        "{records} requests are on the log after {answers} answers over {more_max} connections"
+    );
+    world.caught_up("sales").await;
+    Ok(())
+}
+
+/// From when a request is due to its verdict, and from when a record is due to a bare consumer.
+async fn compare_latency(
+    settings: &Settings,
+    report: &mut Report,
+    world: &World,
+    run: &Process,
+    rate: f64,
+) -> Result<()> {
+    let other = World::new("bench_bare").await;
+    let lasting = Duration::from_secs(settings.seconds) * LASTING;
+    let load = format!("{} purchases/s", rounded(rate));
+    output::note(format_args!("{SETTLED}: {load}"));
+    let (mut ours, mut bares) = (Vec::new(), Vec::new());
+    for turn in 1..=settings.pairs {
+        let settled = latency(world, run, &load, rate, lasting).await?;
+        let times = bare::append_and_tail(&other, rate, lasting).await?;
+        let bare = Latency::of(&load, "bare append read", times);
+        output::note(format_args!(
+            "{SETTLED} {turn}/{}: p99 {:.1} ms beside {:.1} ms",
+            settings.pairs, settled.p99_ms, bare.p99_ms
+        ));
+        ours.push(settled);
+        bares.push(bare);
+    }
+    let ratios: Vec<f64> = ours
+        .iter()
+        .zip(&bares)
+        .map(|(settled, bare)| settled.p99_ms / bare.p99_ms)
+        .collect();
+    report.note(format!(
+        "p99 of a purchase decided by the log at {load}: {:.2} times that of a bare append and its consumer, {:.2}–{:.2} (target ≤ {RATIO_MAX})",
+        median(ratios.iter().copied()),
+        ratios.iter().copied().fold(f64::MAX, f64::min),
+        ratios.iter().copied().fold(0.0, f64::max),
+    ));
+    report.detail(SETTLED, json!({ "settled": ours, "bare": bares }));
+    report.add_latencies(vec![typical(&ours), typical(&bares)]);
+    Ok(())
+}
+
+/// Asks at a rate.
+async fn latency(
+    world: &World,
+    run: &Process,
+    load: &str,
+    rate: f64,
+    lasting: Duration,
+) -> Result<Latency> {
+    let url = format!("http://{}{}", run.address(), purchase(NO_CODE));
+    let asked = Asked {
+        method: "POST",
+        url: &url,
+        status: 409,
+    };
+    let before = decided(world, run).await;
+    let found = oha(asked, rate, lasting).await?;
+    must_have_decided(world, run, before, found.answers, 0).await?;
+    Ok(Latency {
+        load: load.to_owned(),
+        what: "purchase decided (oha)",
+        p50_ms: found.p50_ms,
+        p99_ms: found.p99_ms,
+        max_ms: found.max_ms,
+    })
+}
+
+/// The medians of several.
+fn typical(latencies: &[Latency]) -> Latency {
+    let of = |ms: fn(&Latency) -> f64| median(latencies.iter().map(ms));
+    Latency {
+        load: latencies[0].load.clone(),
+        what: latencies[0].what,
+        p50_ms: of(|latency| latency.p50_ms),
+        p99_ms: of(|latency| latency.p99_ms),
+        max_ms: of(|latency| latency.max_ms),
+    }
+}
