@@ -1,6 +1,9 @@
 //! What the sale of this process did.
 
-use producers::metrics::{Counter, Family, Histogram, Registry, latency_seconds};
+use processors::sales::Stock;
+use producers::metrics::{Counter, Family, Gauge, Histogram, Registry, latency_seconds};
+
+use super::OfWord;
 
 /// Which request, its verdict, and who gave it.
 type OfVerdict = [(&'static str, &'static str); 3];
@@ -13,15 +16,25 @@ pub struct SaleMetrics {
     pub settle_seconds: Histogram,
     /// Refusals that did not get to the topic of attempts.
     pub attempts_dropped: Counter,
+    items: Family<OfWord, Gauge>,
+    listeners: Gauge,
 }
 
 impl Default for SaleMetrics {
     fn default() -> Self {
-        Self {
+        let metrics = Self {
             verdicts: Family::default(),
             settle_seconds: latency_seconds(),
             attempts_dropped: Counter::default(),
+            items: Family::default(),
+            listeners: Gauge::default(),
+        };
+        // What should never be is shown as none: so the first is a rise.
+        for request in ["checkout", "purchase"] {
+            metrics.of(request, "void", "log");
+            metrics.of(request, "outcome_unknown", "nobody");
         }
+        metrics
     }
 }
 
@@ -30,7 +43,7 @@ impl SaleMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "sale_verdicts",
-            "Answers to requests of the sale, by request, verdict, and whether the log gave it or what is known here",
+            "Answers to requests of the sale, by request, verdict, and who gave it: the log, the board of what is known here, or nobody",
             self.verdicts.clone(),
         );
         registry.register(
@@ -43,11 +56,43 @@ impl SaleMetrics {
             "Refusals that needed no log and did not get to the topic of attempts",
             self.attempts_dropped.clone(),
         );
+        registry.register(
+            "sale_items",
+            "Items of the running sale by their state; none while the sale is not open",
+            self.items.clone(),
+        );
+        registry.register(
+            "sale_listeners",
+            "Who watches the running sale by its events",
+            self.listeners.clone(),
+        );
     }
 
     /// Counts an answer.
     pub fn count(&self, request: &'static str, verdict: &'static str, by: &'static str) {
+        self.of(request, verdict, by).inc();
+    }
+
+    fn of(&self, request: &'static str, verdict: &'static str, by: &'static str) -> Counter {
         let label = [("request", request), ("verdict", verdict), ("by", by)];
-        self.verdicts.get_or_create(&label).inc();
+        self.verdicts.get_or_create(&label).clone()
+    }
+
+    /// Shows how the running sale stands, if it is known, and how many watch it.
+    pub fn show(&self, stock: Option<&Stock>, listeners: usize) {
+        self.listeners
+            .set(i64::try_from(listeners).unwrap_or(i64::MAX));
+        let Some(stock) = stock else {
+            self.items.clear();
+            return;
+        };
+        for (state, items) in [
+            ("sold", stock.sold),
+            ("reserved", stock.reserved),
+            ("free", stock.free()),
+        ] {
+            let label = [("state", state)];
+            self.items.get_or_create(&label).set(items.into());
+        }
     }
 }
