@@ -6,8 +6,8 @@ const SILENCE_MAX_MS = 6_000;
 const TICK_MS = 250;
 const SPARK_POINTS = 61;
 const SPARK_EVERY_MS = 1_000;
-// The shelf and the rules. The tables that they are read from come a moment after the events.
-const WORDS_EVERY_MS = 3_000;
+// The shelf and the rules. The tables that they are read from come a moment after the events; not everybody asks at once.
+const WORDS_EVERY_MS = 4_000 + Math.random() * 2_000;
 const TABLES_LATE_MS = 6_000;
 // How often the stock is told to those who cannot see it.
 const SAY_EVERY_MS = 60_000;

@@ -48,16 +48,17 @@ pub async fn show(State(core): State<Arc<Core>>) -> Response {
         now: time(now_ms),
         running: None,
     };
-    let Some(stock) = core.app.sale.stock(now_ms) else {
+    let sight = core.app.live.sight();
+    let stock = sight.map(|sight| sight.stock);
+    // Just opened, and not looked at yet.
+    let Some(stock) = stock.or_else(|| core.app.sale.stock(now_ms)) else {
         return answer(StatusCode::SERVICE_UNAVAILABLE, &page);
     };
-    let sight = core.app.live.sight();
-    let of_this = sight.filter(|sight| sight.stock.sale == stock.sale);
     let last = core.app.shelf.of(&core.pool, stock.sale).await;
     let item = |sold: &Sold| Item::of(stock.sale, sold);
     page.running = Some(Running {
         stock,
-        sold_per_second: of_this.map_or(0.0, |sight| sight.sold_per_second),
+        sold_per_second: sight.map_or(0.0, |sight| sight.sold_per_second),
         last: last.map(|last| last.iter().map(item).collect()),
     });
     answer(StatusCode::OK, &page)

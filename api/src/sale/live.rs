@@ -20,7 +20,7 @@ use producers::clock;
 use schemas::sales::SaleId;
 use serde_json::json;
 use tokio::{
-    sync::watch::{self, Receiver, Sender},
+    sync::watch::{Receiver, Sender},
     time::{Instant, sleep},
 };
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};

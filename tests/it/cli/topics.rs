@@ -22,27 +22,16 @@ async fn topics_that_are_missing_are_named_with_what_to_do() {
     let tail = world.millrace(&["topics", "tail", &orders], "").await;
     tail.failed(1, &[&orders, "millrace topics apply"]);
 
-    let dry = world.millrace(&["topics", "apply", "--dry-run"], "").await;
-    assert_eq!(
-        dry.lines(),
-        [
-            format!("{clicks}: would be created"),
-            format!("{orders}: would be created")
-        ]
-    );
-    let applied = world.millrace(&["topics", "apply"], "").await;
-    assert_eq!(
-        applied.lines(),
-        [format!("{clicks}: created"), format!("{orders}: created")]
-    );
-    let again = world.millrace(&["topics", "apply"], "").await;
-    assert_eq!(
-        again.lines(),
-        [
-            format!("{clicks}: as it has to be"),
-            format!("{orders}: as it has to be")
-        ]
-    );
+    for (args, what) in [
+        (&["topics", "apply", "--dry-run"][..], "would be created"),
+        (&["topics", "apply"], "created"),
+        (&["topics", "apply"], "as it has to be"),
+    ] {
+        let said = world.millrace(args, "").await;
+        let of_each = world.topics().into_iter();
+        let of_each: Vec<_> = of_each.map(|topic| format!("{topic}: {what}")).collect();
+        assert_eq!(said.lines(), of_each, "{args:?}");
+    }
     assert_eq!(world.ends("orders").await, [0; 8]);
     world.drop_topics().await;
 }
