@@ -10,6 +10,7 @@ use bytes::Bytes;
 use processors::{lag::Meter, runtime::Services, status::Doing};
 use producers::{
     append::{Appender, Profile},
+    clock,
     lane::Lane,
     metrics::{AppendMetrics, Registry as MetricsRegistry},
     topics::Checker,
@@ -30,8 +31,9 @@ use crate::{
     cache::{Coherent, Weight},
     metrics::{Answered, ApiMetrics, ProcessMetrics},
     observer,
+    pages::sale_shelf::Shelf,
     positions::{self, LogEnds},
-    sale::{self, Attempts, Queue, Sale},
+    sale::{self, Attempts, Queue, Sale, live::Live},
     tail,
     trace::Failures,
 };
@@ -73,6 +75,10 @@ pub struct App {
     pub order_writer: Arc<EventWriter<OrderPlaced>>,
     /// The flash sale.
     pub sale: Arc<Sale>,
+    /// The flash sale for those who watch it.
+    pub live: Live,
+    /// What was bought last in it.
+    pub shelf: Shelf,
     /// Orders that were read, as the JSON of their answer.
     pub orders: Coherent<Bytes>,
     /// Lets few long answers be in memory at a time, until they are sent.
@@ -164,6 +170,8 @@ impl App {
             order_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
             attempt_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
             sale: Arc::new(Sale::new(EventWriter::new(Arc::clone(&appender), prefix))),
+            live: Live::default(),
+            shelf: Shelf::default(),
             orders: Coherent::new(
                 OrderPlaced::TOPIC.partitions,
                 limits.cache_bytes_max,
@@ -234,6 +242,8 @@ impl App {
         metrics.show_waiters("append", in_lanes + self.appender.in_flight());
         metrics.show_waiters("position", waiting);
         metrics.show_waiters("verdict", self.sale.waiters());
+        let stock = self.sale.stock(clock::now_ms());
+        metrics.sale.show(stock.as_ref(), self.live.listeners());
         self.orders.show_size();
         let pools = lock(&self.pools);
         let (all, idle) = pools.iter().map(Pool::size).fold((0, 0), add);

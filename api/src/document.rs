@@ -136,6 +136,8 @@ problems! {
     PurchaseRefused: CodeUnknown, CodeExpired, CodeUsed;
     /// Of what is read from the sale that runs.
     SaleReadProblems: BadRequest, Internal, NotCaughtUp, NotApplied, Timeout;
+    /// Of the events of the sale that runs.
+    SaleEventsProblems: Internal, Overloaded, Timeout;
 }
 
 /// Of a crowd at the sale.
@@ -232,7 +234,7 @@ fn about(reason: Reason) -> &'static str {
         }
         Reason::Internal => "an error on our side.",
         Reason::Timeout => "the request took too long; whether a write was done is not known.",
-        Reason::Overloaded => "too much is on its way to the log. Nothing was written.",
+        Reason::Overloaded => "too much is under way, or too many listen. Nothing was written.",
         Reason::NotApplied => "the log did not get it. Nothing was written.",
         Reason::OutcomeUnknown => "the log may have got it: its acknowledgement was lost.",
         Reason::NotCaughtUp => "the position of `Millrace-Min-Position` was not reached in time.",

@@ -261,6 +261,12 @@ impl ApiError {
         Self::new(Reason::NotApplied, detail)
     }
 
+    /// 503: there is no room for one more who watches the sale.
+    pub fn too_many_listen() -> Self {
+        let detail = "too many watch the sale here: GET /v1/sale says how it stands";
+        Self::new(Reason::Overloaded, detail)
+    }
+
     /// 503: the sale is not read yet.
     pub fn not_open() -> Self {
         Unsettled::NotOpen.into()

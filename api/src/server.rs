@@ -27,7 +27,8 @@ use tracing::{debug, info, warn};
 use crate::{
     app::{App, BACKGROUND_CONNECTIONS, Core},
     doors::{Doors, QUIET},
-    files, observer, routes, sale,
+    files, observer, routes,
+    sale::{self, live::LISTENERS_MAX},
     sending::{Impatient, UNTAKEN_MAX},
     tail,
 };
@@ -62,9 +63,12 @@ pub async fn serve(
     callers: &Callers,
     stop: CancellationToken,
 ) -> Result<()> {
-    let background = Background::start(&app);
+    let background = Background::start(&app, &stop);
     let address = sockets.first().context("no socket")?.local_addr()?;
-    let room = Arc::new(Semaphore::new(room_for(callers.connections_max)));
+    let room = room_for(callers.connections_max);
+    // Who watches the sale keeps a place for long; half of them are for those who come to ask.
+    app.live.allow((room / 2).clamp(1, LISTENERS_MAX));
+    let room = Arc::new(Semaphore::new(room));
     let shares = shares(app.limits.connections_max, sockets.len());
     let goodbye = CancellationToken::new();
     let mut threads = Vec::new();
@@ -245,7 +249,8 @@ struct Background {
 }
 
 impl Background {
-    fn start(app: &Arc<App>) -> Self {
+    /// `ends` ends what callers would listen to for ever.
+    fn start(app: &Arc<App>, ends: &CancellationToken) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until_stop = |work: Pin<Box<dyn Future<Output = ()> + Send>>| {
             tasks.spawn(stop.clone().run_until_cancelled_owned(work));
@@ -255,6 +260,7 @@ impl Background {
         until_stop(Box::pin(tail::follow_orders(Arc::clone(app))));
         until_stop(Box::pin(sale::tail::follow_sale(Arc::clone(app))));
         until_stop(Box::pin(sale::tail::follow_rules(Arc::clone(app))));
+        until_stop(Box::pin(show_sale(Arc::clone(app), ends.clone())));
         until_stop(Box::pin(observer::observe(Arc::clone(app))));
         let watermarks = app.services.watermarks.clone();
         until_stop(Box::pin(watermarks.follow(app.pool.clone())));
@@ -266,4 +272,8 @@ impl Background {
         self.stop.cancel();
         self.tasks.wait().await;
     }
+}
+
+async fn show_sale(app: Arc<App>, ends: CancellationToken) {
+    app.live.follow(&app.sale, &ends).await;
 }

@@ -163,6 +163,14 @@ pub struct Stock {
     pub reserved: u32,
 }
 
+impl Stock {
+    /// How many items can be reserved.
+    pub fn free(&self) -> u32 {
+        let items = self.rules.items.unsigned_abs();
+        items.saturating_sub(self.sold + self.reserved)
+    }
+}
+
 /// A reservation, bought or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {

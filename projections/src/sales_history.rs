@@ -223,14 +223,38 @@ pub async fn sold_with(
     .bind(limit)
     .fetch_all(connection)
     .await?;
-    read(&rows, |row| {
-        Ok(Sold {
-            item_id: row.try_get(4)?,
-            purchased_by: row.try_get(5)?,
-            purchased_at_ms: row.try_get(6)?,
-            purchased_offset: row.try_get(7)?,
-        })
+    read(&rows, |row| sold_item(row, 4))
+}
+
+/// Reads an item whose columns begin there.
+fn sold_item(row: &PgRow, first: usize) -> sqlx::Result<Sold> {
+    Ok(Sold {
+        item_id: row.try_get(first)?,
+        purchased_by: row.try_get(first + 1)?,
+        purchased_at_ms: row.try_get(first + 2)?,
+        purchased_offset: row.try_get(first + 3)?,
     })
+}
+
+/// The items of a sale that were bought last, the newest first, at most `limit`.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn last_sold(pool: &Pool, id: SaleId, limit: i64) -> sqlx::Result<Vec<Sold>> {
+    let mut connection = pool.borrow().await?;
+    let rows = sqlx::query(
+        "SELECT item_id, purchased_by, (extract(epoch FROM purchased_at) * 1000)::bigint,
+             purchased_offset
+         FROM sales.items
+         WHERE sale_starts_at = to_timestamp($1 / 1000.0) AND purchased_by IS NOT NULL
+         ORDER BY purchased_offset DESC LIMIT $2",
+    )
+    .bind(id.starts_at_ms())
+    .bind(limit)
+    .fetch_all(&mut *connection)
+    .await?;
+    connection.give_back();
+    rows.iter().map(|row| sold_item(row, 0)).collect()
 }
 
 /// The requests of a sale and what became of them, in the order of [`Place`]: those after `after`, at most `limit`. None

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     samples::order,
-    world::{Raw, Servers, TOPICS, World},
+    world::{Raw, Servers, World},
 };
 
 const NOWHERE: &str = "127.0.0.1:1";
@@ -110,10 +110,8 @@ async fn the_doctor_finds_nothing_where_all_is_well() {
 #[tokio::test]
 async fn the_doctor_writes_nothing() {
     let world = World::without_topics(Servers::default(), "dr_untouched").await;
-    let topics = TOPICS.map(|name| world.topic(name));
-    let schemas = topics.iter().map(|topic| format!("schema {topic}-value"));
-    let missing = schemas.chain(topics.iter().map(|topic| format!("topic {topic}")));
-    let mut missing: Vec<_> = missing.collect();
+    let of_each = |topic: &String| [format!("schema {topic}-value"), format!("topic {topic}")];
+    let mut missing: Vec<_> = world.topics().iter().flat_map(of_each).collect();
     missing.sort();
     let missing: Vec<_> = missing.iter().map(String::as_str).collect();
     for _ in 0..2 {

@@ -31,7 +31,7 @@ const ROOM_MS: i64 = 120_000;
 const HOUR_MS: i64 = 3_600_000;
 
 /// Comes back when the hour, and with it the sale, does not end while a test runs.
-async fn far_from_the_end_of_the_hour() {
+pub async fn far_from_the_end_of_the_hour() {
     let left_ms = HOUR_MS - clock::now_ms() % HOUR_MS;
     if left_ms < ROOM_MS {
         sleep(Duration::from_millis(left_ms.unsigned_abs() + 100)).await;

@@ -3,6 +3,7 @@
 
 mod looks;
 mod orders;
+mod sale;
 mod served;
 
 use serde_json::Value;
@@ -24,11 +25,13 @@ async fn the_start_page_leads_to_everything_and_everything_is_there() {
     for expected in [
         "/",
         "/orders",
+        "/sale",
         "/swagger/",
         "/openapi.json",
         "/livez",
         "/readyz",
         "/metrics",
+        "/v1/sales",
     ] {
         assert!(links.iter().any(|link| link == expected), "{links:?}");
     }

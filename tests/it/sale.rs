@@ -1,6 +1,7 @@
 //! The flash sale as its callers see it: one process or several over the same log.
 
 pub mod crowd;
+mod events;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -40,14 +41,14 @@ impl Process {
     }
 
     /// The code of an item that is free.
-    async fn reserve(&self, user_id: i64, item_id: i64) -> String {
+    pub async fn reserve(&self, user_id: i64, item_id: i64) -> String {
         let answer = self.send(self.checkout(user_id, item_id)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.body
     }
 
     /// Buys an item that is free.
-    async fn buy(&self, user_id: i64, item_id: i64) {
+    pub async fn buy(&self, user_id: i64, item_id: i64) {
         let code = self.reserve(user_id, item_id).await;
         let answer = self.send(self.purchase(&code)).await;
         assert_eq!(answer.status, 200, "{answer:?}");

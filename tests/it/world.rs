@@ -14,6 +14,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
 };
+use schemas::topics::TOPICS;
 use serde_json::Value;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Row, postgres::PgPoolOptions,
@@ -35,9 +36,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// How much of what a command said is shown where a test fails, in characters.
 const SHOWN_MAX: usize = 4_000;
-
-/// The topics of a world, in the order in which people list them.
-pub const TOPICS: [&str; 5] = ["clicks", "orders", "sales", "sale-rules", "sale-attempts"];
 
 /// Where the servers are.
 #[derive(Debug, Clone)]
@@ -417,7 +415,13 @@ impl World {
 
     /// Drops the topics, also those that the world did not make.
     pub async fn drop_topics(&self) {
-        drop_topics(&self.servers, &TOPICS.map(|name| self.topic(name))).await;
+        drop_topics(&self.servers, &self.topics()).await;
+    }
+
+    /// The full names of all topics, in the order in which people list them.
+    pub fn topics(&self) -> Vec<String> {
+        let all = TOPICS.iter();
+        all.map(|topic| topic.full_name(&self.prefix)).collect()
     }
 }
 
@@ -443,7 +447,7 @@ impl Drop for World {
     fn drop(&mut self) {
         let servers = self.servers.clone();
         let database = self.database.clone();
-        let topics = TOPICS.map(|name| self.topic(name));
+        let topics = self.topics();
         let has_topics = !self.is_without_topics;
         let tidy = async move {
             if let Ok(mut admin) = servers.postgres().await {

@@ -28,6 +28,7 @@ const ASSETS: &[Asset] = &[
     ("fetch.js", JAVASCRIPT, include_str!("fetch.js")),
     ("home.js", JAVASCRIPT, include_str!("home.js")),
     ("orders.js", JAVASCRIPT, include_str!("orders.js")),
+    ("sale.js", JAVASCRIPT, include_str!("sale.js")),
 ];
 
 /// The route of the assets.

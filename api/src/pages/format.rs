@@ -37,6 +37,20 @@ pub(super) fn readable(time: Timestamp) -> String {
     time.strftime("%-d %B %Y, %H:%M:%S UTC").to_string()
 }
 
+/// A time of day: `09:00 UTC`, with seconds if it has any.
+pub(super) fn clock(time: Timestamp) -> String {
+    let pattern = match time.as_second() % 60 {
+        0 => "%H:%M UTC",
+        _ => "%H:%M:%S UTC",
+    };
+    time.strftime(pattern).to_string()
+}
+
+/// How many: `10,000`.
+pub(super) fn count(number: u32) -> String {
+    decimal(number.into(), 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +82,17 @@ mod tests {
         assert_eq!(money(1_817, "QQQ"), "1,817 minor units of QQQ");
         // Gold has no minor unit.
         assert_eq!(money(1_817, "XAU"), "1,817 minor units of XAU");
+    }
+
+    #[test]
+    fn a_time_of_day_has_seconds_where_it_needs_them() {
+        for (time, text) in [
+            ("T10:00:00Z", "10:00 UTC"),
+            ("T10:00:07.9Z", "10:00:07 UTC"),
+        ] {
+            assert_eq!(clock(format!("2026-11-21{time}").parse().unwrap()), text);
+        }
+        assert_eq!(count(10_000), "10,000");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub mod assets;
 mod format;
 pub mod home;
 pub mod orders;
+pub mod sale;
+pub mod sale_shelf;
 
 /// A page of a domain: served, and linked from every other.
 pub struct Page {
@@ -45,6 +47,7 @@ pub struct Link {
 #[rustfmt::skip]
 pub const PAGES: &[Page] = &[
     Page { path: "/orders", name: "Orders", about: "An order, found by its uid, as its buyer would read it", serve: || get(orders::show) },
+    Page { path: "/sale", name: "Sale", about: "The running flash sale, live: what is left, how fast it sells, when it ends", serve: || get(sale::show) },
 ];
 
 /// What else there is to look at, for programs and their authors.
@@ -52,6 +55,7 @@ pub const PAGES: &[Page] = &[
 pub const LINKS: &[Link] = &[
     Link { path: "/swagger/", about: "Every request of the API, to read and to try" },
     Link { path: "/openapi.json", about: "The same for programs: an OpenAPI document" },
+    Link { path: "/v1/sales", about: "Sales that run or ran, as programs read them" },
     Link { path: "/livez", about: "Whether the process lives: a supervisor starts it again if this fails" },
     Link { path: "/readyz", about: "Whether it is at work, or the reasons why not: a load balancer asks here" },
     Link { path: "/metrics", about: "What is counted and measured, for Prometheus" },

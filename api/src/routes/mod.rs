@@ -19,6 +19,7 @@ pub mod clicks;
 pub mod health;
 pub mod orders;
 pub mod sale;
+pub mod sale_events;
 pub mod sale_images;
 pub mod sales_history;
 
@@ -31,6 +32,7 @@ fn described() -> OpenApiRouter<Arc<Core>> {
         .merge(clicks::router())
         .merge(orders::router())
         .merge(sale::router())
+        .merge(sale_events::router())
         .merge(sales_history::router())
         .merge(sale_images::router())
         .merge(health::router())

@@ -8,8 +8,7 @@ use axum::{
     http::{HeaderName, HeaderValue, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use jiff::Timestamp;
-use processors::sales::{Decision, Passed, Stock, Verdict};
+use processors::sales::{Decision, Passed, Verdict};
 use producers::clock;
 use schemas::{
     event::Event,
@@ -30,7 +29,10 @@ use crate::{
     document::{self, Crowded, Position, PurchaseRefused, SaleProblems, SaleReadProblems},
     error::ApiError,
     positions::{self, MinPositions},
-    sale::{Refused, Settled},
+    sale::{
+        Refused, Settled, Unsettled,
+        stands::{SaleStands, time},
+    },
 };
 
 /// Until when an item is reserved.
@@ -185,8 +187,12 @@ async fn settle(
 ) -> Result<Response, ApiError> {
     let began = Instant::now();
     let app = &core.app;
-    let Settled { passed, offset } = app.sale.settle(&core.sale_queue, event).await?;
     let metrics = &app.metrics.sale;
+    let settled = app.sale.settle(&core.sale_queue, event).await;
+    if matches!(settled, Err(Unsettled::Unknown)) {
+        metrics.count(request, "outcome_unknown", "nobody");
+    }
+    let Settled { passed, offset } = settled?;
     metrics
         .settle_seconds
         .observe(began.elapsed().as_secs_f64());
@@ -212,7 +218,7 @@ fn answer(decision: &Decision) -> Response {
             code,
             expires_at_ms,
         } => {
-            let expires_at = HeaderValue::try_from(rfc3339(expires_at_ms).to_string())
+            let expires_at = HeaderValue::try_from(time(expires_at_ms).to_string())
                 .expect("a time is plain ASCII");
             ([(EXPIRES_AT, expires_at)], code.to_string()).into_response()
         }
@@ -223,44 +229,6 @@ fn answer(decision: &Decision) -> Response {
         })
         .into_response(),
         Verdict::Refused(refused) => ApiError::from(refused).into_response(),
-    }
-}
-
-fn rfc3339(at_ms: i64) -> Timestamp {
-    Timestamp::from_millisecond(at_ms).unwrap_or_default()
-}
-
-/// A sale.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SaleStands {
-    /// Its name: when it starts.
-    #[schema(value_type = String, examples("20261121T0900Z"))]
-    sale_id: SaleId,
-    /// When it starts.
-    starts_at: Timestamp,
-    /// The first moment after it.
-    ends_at: Timestamp,
-    /// How many items it has.
-    items: i32,
-    /// How many a user may have bought and reserved together.
-    limit: i32,
-    /// How many items are bought.
-    sold: u32,
-    /// How many are reserved.
-    reserved: u32,
-}
-
-impl From<Stock> for SaleStands {
-    fn from(stock: Stock) -> Self {
-        Self {
-            sale_id: stock.sale,
-            starts_at: rfc3339(stock.sale.starts_at_ms()),
-            ends_at: rfc3339(stock.ends_at_ms),
-            items: stock.rules.items,
-            limit: stock.rules.limit,
-            sold: stock.sold,
-            reserved: stock.reserved,
-        }
     }
 }
 

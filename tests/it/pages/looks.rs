@@ -41,6 +41,9 @@ async fn pages(run: &Process) -> Vec<(&'static str, String)> {
     }
     wide = with(wide, "/date_created", json!(long));
     place(run, &wide).await;
+    for item in 40..44 {
+        run.buy(i64::MAX, item).await;
+    }
     let model = model();
     let of = |uid: &str| address_of(run, uid);
     vec![
@@ -50,6 +53,7 @@ async fn pages(run: &Process) -> Vec<(&'static str, String)> {
         ("wide", of(&"W".repeat(100))),
         ("unknown", of(&"M".repeat(100))),
         ("impossible", of(&"x".repeat(3_000))),
+        ("sale", address(run, "/sale")),
     ]
 }
 

@@ -8,20 +8,22 @@ use crate::{
     world::{World, http::Answer},
 };
 
-const PAGES: [(&str, u16); 6] = [
+const PAGES: [(&str, u16); 7] = [
     ("/", 200),
     ("/orders", 200),
     ("/orders?uid=b563feb7b2b84b6test", 200),
     ("/orders?uid=", 400),
     ("/orders?uid=a&uid=b", 400),
     ("/orders?uid=nobody", 404),
+    ("/sale", 200),
 ];
-const ASSETS: [(&str, &str); 5] = [
+const ASSETS: [(&str, &str); 6] = [
     ("style.css", "text/css; charset=utf-8"),
     ("icon.svg", "image/svg+xml"),
     ("fetch.js", "text/javascript; charset=utf-8"),
     ("home.js", "text/javascript; charset=utf-8"),
     ("orders.js", "text/javascript; charset=utf-8"),
+    ("sale.js", "text/javascript; charset=utf-8"),
 ];
 
 #[tokio::test]
