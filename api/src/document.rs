@@ -44,8 +44,8 @@ static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
 pub struct Head;
 
 const ABOUT: &str = "\
-Orders and banner clicks. The log is the truth: a write is answered once the log has it, and everything that is read is \
-computed from the log.
+Orders, banner clicks and a flash sale. The log is the truth: a write is answered once the log has it, and everything that \
+is read is computed from the log. What the sale answers is decided by the log's order, the same in every process.
 
 **Reading your own writes.** A write says where it stands on the log: `Millrace-Position: orders/3@41`. A read that is \
 sent this as `Millrace-Min-Position` reflects the write, whichever process answers; without the header it is rarely \
@@ -57,7 +57,7 @@ Every `GET` can be asked as `HEAD`.
 
 **503** is what a caller sees when a server behind the API is away. `not_applied`: nothing was written, send it again. \
 `outcome_unknown`: it may have been written, as the acknowledgement was lost; an order can be sent again without \
-harm, a click may then count twice.";
+harm, and so can a request of the sale with its `Idempotency-Key`; a click may then count twice.";
 
 /// The route of the document.
 pub fn router<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S> {

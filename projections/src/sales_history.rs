@@ -21,7 +21,7 @@ pub struct Standing {
     /// After its newest request.
     pub sale: Sale,
     /// How many items are reserved.
-    pub reserved: i64,
+    pub reserved: u32,
 }
 
 /// An item that was bought.
@@ -353,7 +353,7 @@ fn standing(row: &PgRow) -> sqlx::Result<Standing> {
             sold: sold.unsigned_abs(),
             decided_at_ms: row.try_get(10)?,
         },
-        reserved: row.try_get(11)?,
+        reserved: u32::try_from(row.try_get::<i64, _>(11)?).unwrap_or_default(),
     })
 }
 

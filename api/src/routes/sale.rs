@@ -13,6 +13,7 @@ use producers::clock;
 use schemas::{
     event::Event,
     sale_attempts::{CheckoutRefused, Refusal},
+    sale_items::{image_path, item_name},
     sales::{Code, ITEMS_MAX, KEY_CHARS_MAX, SaleEvent, SaleId, is_key},
 };
 use serde::{Deserialize, Serialize};
@@ -148,8 +149,16 @@ struct Bought {
     #[schema(value_type = String, examples("20261121T0900Z"))]
     sale_id: SaleId,
     /// The item.
+    #[schema(minimum = 0, maximum = 9_999)]
     item_id: i32,
+    /// What it is called.
+    #[schema(examples("Amber Walnut Lamp"))]
+    item_name: String,
+    /// Where its picture is, at this host.
+    #[schema(examples("/sale/images/20261121T0900Z/7.svg"))]
+    image_url: String,
     /// Who had reserved it.
+    #[schema(minimum = 0)]
     user_id: i64,
 }
 
@@ -225,6 +234,8 @@ fn answer(decision: &Decision) -> Response {
         Verdict::Purchased { item_id, user_id } => Json(Bought {
             sale_id: decision.sale,
             item_id,
+            item_name: item_name(decision.sale, item_id),
+            image_url: image_path(decision.sale, item_id),
             user_id,
         })
         .into_response(),

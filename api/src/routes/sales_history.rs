@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
-    answers::{AttemptsAnswer, ItemsAnswer, SaleAnswer, SalesAnswer},
+    answers::{AttemptsAnswer, ItemsAnswer, SalesAnswer},
     asked::{ByItem, ByPlace, BySale, Page, Sale},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     document::{NotFound, ReadProblems},
     error::ApiError,
     positions::MinPositions,
+    sale::stands::SaleStands,
 };
 
 /// The routes of the history of sales.
@@ -60,19 +61,19 @@ async fn list_sales(
 /// With what is reserved at this moment; of a sale that is over, nothing is.
 #[utoipa::path(
     get, path = "/v1/sales/{sale_id}", tag = "sales", params(Sale, MinPositions),
-    responses((status = 200, description = "The sale.", body = SaleAnswer), NotFound, ReadProblems)
+    responses((status = 200, description = "The sale.", body = SaleStands), NotFound, ReadProblems)
 )]
 async fn get_sale(
     State(core): State<Arc<Core>>,
     min: MinPositions,
     sale: Sale,
-) -> Result<Json<SaleAnswer>, ApiError> {
+) -> Result<Json<SaleStands>, ApiError> {
     let id = sale.known()?;
     let found: Option<Standing> = caught_up(&core, &min, [&sales::PROJECTION], || {
         sales_history::sale(&core.pool, id, clock::now_ms())
     })
     .await?;
-    Ok(Json(SaleAnswer::from(found.ok_or_else(Sale::unknown)?)))
+    Ok(Json(SaleStands::from(found.ok_or_else(Sale::unknown)?)))
 }
 
 /// What was bought in a sale

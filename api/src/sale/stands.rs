@@ -6,24 +6,31 @@ use schemas::sales::SaleId;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A sale.
+/// A sale and how it stands.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sale)]
 pub struct SaleStands {
     /// Its name: when it starts.
     #[schema(value_type = String, examples("20261121T0900Z"))]
-    sale_id: SaleId,
+    pub sale_id: SaleId,
     /// When it starts.
-    starts_at: Timestamp,
-    /// The first moment after it.
-    ends_at: Timestamp,
-    /// How many items it has.
-    items: i32,
-    /// How many a user may have bought and reserved together.
-    limit: i32,
-    /// How many items are bought.
-    sold: u32,
+    #[schema(value_type = String, format = DateTime, examples("2026-11-21T09:00:00Z"))]
+    pub starts_at: Timestamp,
+    /// When it is over.
+    #[schema(value_type = String, format = DateTime, examples("2026-11-21T10:00:00Z"))]
+    pub ends_at: Timestamp,
+    /// How many items it has: those from 0 on.
+    #[schema(minimum = 1, maximum = 10_000)]
+    pub items: i32,
+    /// How many of them a user may have bought and reserved together.
+    #[schema(minimum = 1, maximum = 10_000)]
+    pub limit: i32,
+    /// How many are bought.
+    #[schema(minimum = 0, maximum = 10_000)]
+    pub sold: u32,
     /// How many are reserved.
-    reserved: u32,
+    #[schema(minimum = 0, maximum = 10_000)]
+    pub reserved: u32,
 }
 
 impl From<Stock> for SaleStands {

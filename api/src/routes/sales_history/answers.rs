@@ -1,6 +1,7 @@
 //! The answers of the history of sales.
 
 use jiff::Timestamp;
+use processors::sales::Stock;
 use projections::sales_history::{Attempt, Sold, Standing};
 use schemas::{
     position::Position,
@@ -12,46 +13,20 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::asked::Cut;
-use crate::document;
+use crate::{
+    document,
+    sale::stands::{SaleStands, time},
+};
 
-/// A sale and how it stands.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Sale)]
-pub(super) struct SaleAnswer {
-    /// Its name: when it starts.
-    #[schema(value_type = String, examples("20261121T0900Z"))]
-    sale_id: SaleId,
-    /// When it starts.
-    #[schema(value_type = String, format = DateTime, examples("2026-11-21T09:00:00Z"))]
-    starts_at: Timestamp,
-    /// When it is over.
-    #[schema(value_type = String, format = DateTime, examples("2026-11-21T10:00:00Z"))]
-    ends_at: Timestamp,
-    /// How many items it has: those from 0 on.
-    #[schema(minimum = 1, maximum = 10_000)]
-    items: i32,
-    /// How many of them a user may have bought and reserved together.
-    #[schema(minimum = 1, maximum = 10_000)]
-    limit: i32,
-    /// How many are bought.
-    #[schema(minimum = 0, maximum = 10_000)]
-    sold: u32,
-    /// How many are reserved.
-    #[schema(minimum = 0, maximum = 10_000)]
-    reserved: i64,
-}
-
-impl From<Standing> for SaleAnswer {
+impl From<Standing> for SaleStands {
     fn from(Standing { sale, reserved }: Standing) -> Self {
-        Self {
-            sale_id: sale.id,
-            starts_at: time(sale.id.starts_at_ms()),
-            ends_at: time(sale.ends_at_ms),
-            items: sale.rules.items,
-            limit: sale.rules.limit,
+        Self::from(Stock {
+            sale: sale.id,
+            ends_at_ms: sale.ends_at_ms,
+            rules: sale.rules,
             sold: sale.sold,
             reserved,
-        }
+        })
     }
 }
 
@@ -59,7 +34,7 @@ impl From<Standing> for SaleAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Sales)]
 pub(super) struct SalesAnswer {
-    sales: Vec<SaleAnswer>,
+    sales: Vec<SaleStands>,
     /// The `after` of the next page; null at the end.
     #[schema(value_type = Option<String>, required = true, examples("20261121T0900Z"))]
     next: Value,
@@ -68,7 +43,7 @@ pub(super) struct SalesAnswer {
 impl From<Cut<Standing>> for SalesAnswer {
     fn from(Cut { rows, next }: Cut<Standing>) -> Self {
         Self {
-            sales: rows.into_iter().map(SaleAnswer::from).collect(),
+            sales: rows.into_iter().map(SaleStands::from).collect(),
             next,
         }
     }
@@ -185,8 +160,4 @@ impl AttemptsAnswer {
             next,
         }
     }
-}
-
-fn time(at_ms: i64) -> Timestamp {
-    Timestamp::from_millisecond(at_ms).expect("events have times from 1970 to 9999")
 }
