@@ -16,8 +16,8 @@ pub mod tail;
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Mutex, MutexGuard,
+        atomic::{AtomicI64, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use processors::{
 use producers::{
     append::{Outcome, Stamp},
     clock,
-    writer::{AppendError, EventWriter},
+    writer::{AppendError, Context, EventWriter},
 };
 use schemas::{
     position::Position,
@@ -49,8 +49,8 @@ const DEADLINE: Duration = Duration::from_secs(6);
 pub struct Sale {
     writer: EventWriter<SaleEvent>,
     ledger: Mutex<Ledger>,
-    /// Whether the ledger is that of the log.
-    is_open: AtomicBool,
+    /// One of the states below.
+    state: AtomicU8,
     /// Next offset of `sale-rules`: what requests give as the rules that they have seen.
     rules_seen: AtomicI64,
     rules_came: Notify,
@@ -58,6 +58,16 @@ pub struct Sale {
     desk: Desk<Told>,
     progress: Progress,
 }
+
+/// The log is being read.
+const READING: u8 = 0;
+/// The ledger is that of the log.
+const OPEN: u8 = 1;
+/// Something is wrong for good: no verdict is given any more.
+const CLOSED: u8 = 2;
+
+/// A request, and where it comes from.
+pub(super) type Asked = (SaleEvent, Context);
 
 /// What is told to whoever waits.
 type Told = Result<Settled, AppendError>;
@@ -94,7 +104,7 @@ impl Sale {
         let ledger = Ledger::default();
         Self {
             writer,
-            is_open: AtomicBool::new(false),
+            state: AtomicU8::new(READING),
             rules_seen: AtomicI64::new(0),
             rules_came: Notify::new(),
             board: Board::of(&ledger),
@@ -111,7 +121,19 @@ impl Sale {
 
     /// Whether it can be asked.
     pub fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) == OPEN
+    }
+
+    /// Its log is read, unless it was closed meanwhile.
+    fn open(&self) {
+        let _ = self
+            .state
+            .compare_exchange(READING, OPEN, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// No verdict is given from now on.
+    fn close(&self) {
+        self.state.store(CLOSED, Ordering::Release);
     }
 
     /// How far the log is folded.
@@ -170,12 +192,17 @@ impl Sale {
     ///
     /// # Errors
     /// [`Unsettled`]; all but `Unknown` say that it is not on the log.
-    pub async fn settle(&self, queue: &Queue, event: SaleEvent) -> Result<Settled, Unsettled> {
+    pub async fn settle(
+        &self,
+        queue: &Queue,
+        event: SaleEvent,
+        context: Context,
+    ) -> Result<Settled, Unsettled> {
         if !self.is_open() {
             return Err(Unsettled::NotOpen);
         }
         let mut ticket = self.desk.take(event.nonce()).ok_or(Unsettled::Overloaded)?;
-        queue.push(event).map_err(not_applied)?;
+        queue.push((event, context)).map_err(not_applied)?;
         match timeout(DEADLINE, ticket.verdict()).await {
             Ok(Some(Ok(settled))) => Ok(settled),
             Ok(Some(Err(error))) => Err(not_applied(error)),
@@ -184,8 +211,13 @@ impl Sale {
     }
 
     /// Sends requests, and folds them at once if they are the next. Of those that may be on the log, the tail tells.
-    async fn send(&self, events: Vec<SaleEvent>) {
-        let outcome = match self.writer.send(&events, None) {
+    async fn send(&self, mut events: Vec<Asked>) {
+        // Who has given up does not want it any more, and would keep an item from others.
+        events.retain(|(event, _)| self.desk.has(event.nonce()));
+        if events.is_empty() {
+            return;
+        }
+        let outcome = match self.writer.send_each(&events) {
             Ok(pending) => pending.outcome().await,
             Err(refusal) => return self.tell_all(&events, &refusal),
         };
@@ -211,19 +243,19 @@ impl Sale {
         }
     }
 
-    fn tell_all(&self, events: &[SaleEvent], error: &AppendError) {
-        for event in events {
+    fn tell_all(&self, events: &[Asked], error: &AppendError) {
+        for (event, _) in events {
             self.desk.tell(event.nonce(), Err(error.clone()));
         }
     }
 
     /// Folds what this process has written itself, as far as it is the next; the tail does the rest.
-    fn fold_own(&self, events: &[SaleEvent], stamps: &[Stamp]) {
-        if stamps.len() != events.len() {
+    fn fold_own(&self, events: &[Asked], stamps: &[Stamp]) {
+        if stamps.len() != events.len() || !self.is_open() {
             return;
         }
         let mut ledger = self.ledger();
-        for (event, stamp) in events.iter().zip(stamps) {
+        for ((event, _), stamp) in events.iter().zip(stamps) {
             if ledger.next_offset() != stamp.offset {
                 break;
             }
@@ -253,7 +285,9 @@ impl Sale {
             passed,
             offset: record.offset,
         };
-        self.desk.tell(record.event.nonce(), Ok(settled));
+        if self.state.load(Ordering::Acquire) != CLOSED {
+            self.desk.tell(record.event.nonce(), Ok(settled));
+        }
         Ok(())
     }
 
@@ -262,8 +296,13 @@ impl Sale {
         self.progress.announce(reached.into_iter());
     }
 
+    /// Held for a few records at most: all threads fold.
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock().unwrap_or_else(|poisoned| {
+            // Half of a record was folded: this is not the state of the log any more.
+            self.close();
+            poisoned.into_inner()
+        })
     }
 }
 

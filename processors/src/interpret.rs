@@ -9,6 +9,9 @@ use schemas::{
 
 use crate::record::{Raw, Record};
 
+const UNKNOWN_SCHEMA: &str = "unknown_schema";
+const FOREIGN_SCHEMA: &str = "foreign_schema";
+
 /// Why a record is not an event of its topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
@@ -68,14 +71,19 @@ pub fn interpret<E: Event>(decoder: &Decoder<E>, raw: &Raw<'_>) -> Result<Record
 fn reason(error: &DecodeError) -> &'static str {
     match error {
         DecodeError::Frame(_) => "not_framed",
-        DecodeError::NotLearned(_) | DecodeError::NoSuchSchema(_) => "unknown_schema",
-        DecodeError::ForeignSchema { .. } => "foreign_schema",
+        DecodeError::NotLearned(_) | DecodeError::NoSuchSchema(_) => UNKNOWN_SCHEMA,
+        DecodeError::ForeignSchema { .. } => FOREIGN_SCHEMA,
         DecodeError::HostileSchema { .. } => "refused_schema",
         DecodeError::Malformed { .. } => "malformed",
     }
 }
 
 impl Rejected {
+    /// Whether it is what the registry says that makes it no event: another registry may say otherwise.
+    pub fn is_by_registry(&self) -> bool {
+        matches!(self.reason, UNKNOWN_SCHEMA | FOREIGN_SCHEMA)
+    }
+
     /// The dead letter for the record.
     pub fn into_letter(self, raw: &Raw<'_>) -> DeadLetter {
         DeadLetter {

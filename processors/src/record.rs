@@ -5,9 +5,13 @@ use std::ops::Range;
 use producers::{
     headers::headers,
     trace::{TRACEPARENT, TraceId},
+    writer::SOURCE,
 };
 use projections::checkpoints::Span;
-use rdkafka::{Message, message::BorrowedMessage};
+use rdkafka::{
+    Message,
+    message::{BorrowedMessage, Timestamp},
+};
 
 /// The end of the year 9999: a writer may stamp its records with anything, and Postgres has no times far beyond.
 const TIME_MS_MAX: i64 = 253_402_300_799_999;
@@ -32,6 +36,8 @@ struct Place {
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
     trace: Option<TraceId>,
+    is_ours: bool,
+    is_stamped: bool,
 }
 
 /// A record as it came: nothing is known of its bytes.
@@ -49,6 +55,10 @@ pub struct Raw<'a> {
     pub value: Option<&'a [u8]>,
     /// The trace that its headers name.
     pub trace: Option<TraceId>,
+    /// Whether its headers say that it is one of ours.
+    pub is_ours: bool,
+    /// Whether its time is that of the broker.
+    pub is_stamped: bool,
 }
 
 /// A record with its event.
@@ -67,6 +77,13 @@ pub struct Record<E> {
 impl<'a> Raw<'a> {
     /// A record as the client has it.
     pub fn of(record: &'a BorrowedMessage<'_>) -> Self {
+        let (mut trace, mut is_ours) = (None, false);
+        for (name, value) in headers(record) {
+            if name == TRACEPARENT.as_bytes() {
+                trace = trace.or_else(|| TraceId::of_traceparent(value?));
+            }
+            is_ours |= name == SOURCE.0.as_bytes() && value == Some(SOURCE.1.as_bytes());
+        }
         Self {
             partition: record.partition(),
             offset: record.offset(),
@@ -77,15 +94,11 @@ impl<'a> Raw<'a> {
                 .clamp(0, TIME_MS_MAX),
             key: record.key(),
             value: record.payload(),
-            trace: trace_of(record),
+            trace,
+            is_ours,
+            is_stamped: matches!(record.timestamp(), Timestamp::LogAppendTime(_)),
         }
     }
-}
-
-/// The trace that the headers of a record name.
-fn trace_of(record: &BorrowedMessage<'_>) -> Option<TraceId> {
-    let (_, value) = headers(record).find(|(name, _)| *name == TRACEPARENT.as_bytes())?;
-    TraceId::of_traceparent(value?)
 }
 
 impl Batch {
@@ -122,6 +135,8 @@ impl Batch {
             key: bytes(&place.key),
             value: bytes(&place.value),
             trace: place.trace,
+            is_ours: place.is_ours,
+            is_stamped: place.is_stamped,
         })
     }
 
@@ -140,6 +155,8 @@ impl Batch {
             key: self.copy(record.key),
             value: self.copy(record.value),
             trace: record.trace,
+            is_ours: record.is_ours,
+            is_stamped: record.is_stamped,
         };
         self.records.push(place);
         let to = record.offset + 1;

@@ -79,7 +79,7 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
 impl<E: Event, R: Clone + Send + 'static> Sender<Waiting<E, R>> for Lane<E, R> {
     async fn send(&self, batch: Vec<Waiting<E, R>>) {
         let (events, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let outcome = match self.writer.send_checked(&events, None) {
+        let outcome = match self.writer.send_checked(&events) {
             Ok(pending) => pending.outcome().await,
             Err(refusal) => return tell(waiters, &Err(refusal)),
         };

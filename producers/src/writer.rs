@@ -25,6 +25,9 @@ use crate::{
     trace::{TRACEPARENT, TRACESTATE, Trace},
 };
 
+/// The header of records that are ours, and what it says (CloudEvents 1.0).
+pub const SOURCE: (&str, &str) = ("ce_source", "/millrace");
+
 /// Appends the events of one topic.
 pub struct EventWriter<E> {
     appender: Arc<Appender>,
@@ -142,26 +145,38 @@ impl<E: Event> EventWriter<E> {
     /// If one of them cannot be written; then none was sent.
     pub fn send(&self, events: &[E], context: Option<&Context>) -> Result<Pending, AppendError> {
         events.iter().try_for_each(|event| self.check(event))?;
-        self.send_checked(events, context)
+        self.hand_over(events.iter().map(|event| (event, context)))
     }
 
-    /// Like [`Self::send`], for events that [`Self::check`] has let through.
-    pub(crate) fn send_checked(
+    /// Hands over events that each have a context of their own, in order.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_each(&self, events: &[(E, Context)]) -> Result<Pending, AppendError> {
+        events.iter().try_for_each(|(event, _)| self.check(event))?;
+        self.hand_over(events.iter().map(|(event, context)| (event, Some(context))))
+    }
+
+    /// Like [`Self::send`] without a context, for events that [`Self::check`] has let through.
+    pub(crate) fn send_checked(&self, events: &[E]) -> Result<Pending, AppendError> {
+        self.hand_over(events.iter().map(|event| (event, None)))
+    }
+
+    fn hand_over<'e>(
         &self,
-        events: &[E],
-        context: Option<&Context>,
+        events: impl ExactSizeIterator<Item = (&'e E, Option<&'e Context>)> + Clone,
     ) -> Result<Pending, AppendError> {
         let Some(encoder) = self.encoder.get() else {
             return Err(AppendError::NotRegistered(self.topic.clone()));
         };
         let mut values = Vec::new();
         let mut ends = Vec::with_capacity(events.len());
-        for event in events {
+        for (event, _) in events.clone() {
             encoder.encode(event, &mut values).map_err(refused)?;
             ends.push(values.len());
         }
         let turn = self.next_turn();
-        let records = events.iter().enumerate().map(|(index, event)| {
+        let records = events.enumerate().map(|(index, (event, context))| {
             let start = if index == 0 { 0 } else { ends[index - 1] };
             let key = event.key().map(str::as_bytes);
             Outgoing {
@@ -227,7 +242,7 @@ impl<E: Event> EventWriter<E> {
         let headers = [
             ("ce_specversion", Some("1.0")),
             ("ce_id", Some(id.as_str())),
-            ("ce_source", Some("/millrace")),
+            (SOURCE.0, Some(SOURCE.1)),
             ("ce_type", Some(kind.as_str())),
             ("ce_time", Some(time.as_str())),
             ("content-type", Some("application/vnd.confluent.avro")),

@@ -104,7 +104,7 @@ fn read_log(connection: &Connection, id: SaleId) -> Result<(Found, i64)> {
     let (from, until) = window.of_sale(id)?;
     let found = read_part(&mut window, id, from, until)?;
     let end = window.end()?;
-    if found.is_over || found.requests == 0 || until == end {
+    if found.is_over || until == end {
         return Ok((found, until));
     }
     // Of what was stamped after its end nothing counted so far.

@@ -101,7 +101,8 @@ async fn an_item_is_reserved_by_one_and_bought_once() {
 #[tokio::test]
 async fn nobody_has_more_than_the_limit_and_what_lapses_is_free_again() {
     let world = World::new("limit").await;
-    world.sale_rules([4, 2, 1, 3600]).await;
+    // Long enough for what must not lapse to be done meanwhile.
+    world.sale_rules([4, 2, 8, 3600]).await;
     let run = world.start(["run"]).await;
     run.buy(1, 0).await;
     let code = run.reserve(1, 1).await;

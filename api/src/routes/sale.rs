@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use processors::sales::{Decision, Passed, Verdict};
-use producers::clock;
+use producers::{clock, writer::Context};
 use schemas::{
     event::Event,
     sale_attempts::{CheckoutRefused, Refusal},
@@ -34,6 +34,7 @@ use crate::{
         Refused, Settled, Unsettled,
         stands::{SaleStands, time},
     },
+    trace,
 };
 
 /// Until when an item is reserved.
@@ -197,7 +198,10 @@ async fn settle(
     let began = Instant::now();
     let app = &core.app;
     let metrics = &app.metrics.sale;
-    let settled = app.sale.settle(&core.sale_queue, event).await;
+    let context = Context {
+        trace: Some(trace::current()),
+    };
+    let settled = app.sale.settle(&core.sale_queue, event, context).await;
     if matches!(settled, Err(Unsettled::Unknown)) {
         metrics.count(request, "outcome_unknown", "nobody");
     }

@@ -87,6 +87,10 @@ impl Board {
         ledger: &Ledger,
     ) {
         let mut sheet = self.sheet.load();
+        // First: whoever sees what the record has changed sees that it was passed.
+        sheet
+            .next_offset
+            .store(ledger.next_offset(), Ordering::Relaxed);
         if sheet.sale != decision.sale {
             self.replace(ledger);
             sheet = self.sheet.load();
@@ -94,9 +98,6 @@ impl Board {
             sheet.note(event, decision.verdict, ledger);
         }
         sheet.at_ms.store(decision.at_ms, Ordering::Relaxed);
-        sheet
-            .next_offset
-            .store(ledger.next_offset(), Ordering::Relaxed);
         sheet
             .folded_at_ms
             .store(self.elapsed_ms(), Ordering::Relaxed);
@@ -123,7 +124,7 @@ impl Board {
             return None;
         }
         let item = sheet.items.get(usize::try_from(item_id).ok()?)?;
-        let reason = match item.load(Ordering::Relaxed) {
+        let reason = match item.load(Ordering::Acquire) {
             _ if sheet.is_sold_out() => Refusal::SoldOut,
             SOLD => Refusal::ItemSold,
             expires_at_ms if holds_until_ms < expires_at_ms => Refusal::ItemReserved,
@@ -191,11 +192,11 @@ impl Sheet {
             (
                 SaleEvent::CheckoutRequested(CheckoutRequested { item_id, .. }),
                 Verdict::Reserved { expires_at_ms, .. },
-            ) => self.item(*item_id).store(expires_at_ms, Ordering::Relaxed),
+            ) => self.item(*item_id).store(expires_at_ms, Ordering::Release),
             (_, Verdict::Purchased { item_id, user_id }) => {
-                self.item(item_id).store(SOLD, Ordering::Relaxed);
+                self.item(item_id).store(SOLD, Ordering::Release);
                 self.note_bought(user_id, ledger);
-                self.sold.fetch_add(1, Ordering::Relaxed);
+                self.sold.fetch_add(1, Ordering::Release);
             }
             _ => {}
         }
@@ -208,7 +209,7 @@ impl Sheet {
     }
 
     fn is_sold_out(&self) -> bool {
-        usize::try_from(self.sold.load(Ordering::Relaxed)) == Ok(self.items.len())
+        usize::try_from(self.sold.load(Ordering::Acquire)) == Ok(self.items.len())
     }
 
     fn item(&self, item_id: i32) -> &AtomicI64 {
@@ -237,12 +238,12 @@ impl Users {
             user == NOBODY || user == user_id
         });
         free.expect("twice as many slots as users")
-            .store(user_id, Ordering::Relaxed);
+            .store(user_id, Ordering::Release);
     }
 
     fn contains(&self, user_id: i64) -> bool {
         self.slots(user_id)
-            .map(|slot| slot.load(Ordering::Relaxed))
+            .map(|slot| slot.load(Ordering::Acquire))
             .take_while(|user| *user != NOBODY)
             .any(|user| user == user_id)
     }

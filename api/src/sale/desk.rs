@@ -64,6 +64,11 @@ impl<V> Desk<V> {
         }
     }
 
+    /// Whether somebody waits for this.
+    pub(super) fn has(&self, nonce: i64) -> bool {
+        self.shard(nonce).contains_key(&nonce)
+    }
+
     /// How many wait.
     pub(super) fn waiters(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

@@ -6,15 +6,14 @@ use producers::{
     gathering::{Gathering, Sender},
     writer::AppendError,
 };
-use schemas::sales::SaleEvent;
 use tokio_util::sync::CancellationToken;
 
-use super::Sale;
+use super::{Asked, Sale};
 
 /// The way to the log.
 pub struct Queue {
     sale: Arc<Sale>,
-    next: Gathering<SaleEvent>,
+    next: Gathering<Asked>,
 }
 
 impl Queue {
@@ -30,22 +29,34 @@ impl Queue {
     ///
     /// # Errors
     /// If too many wait, or the process is stopping: it was not sent.
-    pub(super) fn push(&self, event: SaleEvent) -> Result<(), AppendError> {
-        self.next.push(event)
+    pub(super) fn push(&self, asked: Asked) -> Result<(), AppendError> {
+        self.next.push(asked)
     }
 
     /// Sends batches until `stop`, and then what is waiting; from then on the queue is closed.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let _closed_by_a_panic = Panic(&self.sale);
         self.next.run(&*self, &stop).await;
     }
 }
 
-impl Sender<SaleEvent> for Queue {
-    async fn send(&self, batch: Vec<SaleEvent>) {
+impl Sender<Asked> for Queue {
+    async fn send(&self, batch: Vec<Asked>) {
         self.sale.send(batch).await;
     }
 
-    fn refuse(&self, left: Vec<SaleEvent>, why: &AppendError) {
+    fn refuse(&self, left: Vec<Asked>, why: &AppendError) {
         self.sale.tell_all(&left, why);
+    }
+}
+
+/// A panic in here has left behind a ledger that nobody can trust, and a queue that nobody sends.
+struct Panic<'s>(&'s Sale);
+
+impl Drop for Panic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+        }
     }
 }

@@ -8,11 +8,15 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use processors::{
     consumer::{Consumer, Delivered, Partitions, Reading},
     interpret::{Failure, interpret},
     record::{Batch, Record},
-    sales::{Ledger, window::Window},
+    sales::{
+        Ledger,
+        window::{Window, must_be_stamped, no_event},
+    },
     status::Doing,
 };
 use producers::{clock, writer::Context};
@@ -34,16 +38,23 @@ pub(crate) const RULES: &str = "rules of the sale";
 const BATCH_MAX: usize = 10_000;
 /// Records are folded at once.
 const BATCH_AGE: Duration = Duration::ZERO;
+/// So many are folded before the other threads have a chance.
+const AT_ONCE: usize = 256;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Opens the sale, and folds its log for as long as it is polled.
 pub async fn follow_sale(app: Arc<App>) {
-    let _guard = Guard(Arc::clone(&app));
+    let _guard = Guard(Arc::clone(&app), PART);
     let mut tail = Tail::<SaleEvent>::new(&app, PART);
     let ledger = loop {
         match open(&app).await {
             Ok(ledger) => break ledger,
-            Err(error) => tail.wait(format!("{error:#}")).await,
+            Err(error) => match error.downcast_ref() {
+                Some(LearnError::NewerBuildNeeded { .. }) => {
+                    return tail.halt(error.to_string()).await;
+                }
+                _ => tail.wait(format!("{error:#}")).await,
+            },
         }
     };
     app.sale.install(ledger);
@@ -52,28 +63,22 @@ pub async fn follow_sale(app: Arc<App>) {
 
 /// Reads the rules of the sale for as long as it is polled.
 pub async fn follow_rules(app: Arc<App>) {
-    let _guard = app.services.status.guard(RULES);
+    let _guard = Guard(Arc::clone(&app), RULES);
     Tail::<SaleRulesSet>::new(&app, RULES).follow().await;
 }
 
 /// A tail that panics must not leave behind a sale that stands still.
-struct Guard(Arc<App>);
+struct Guard(Arc<App>, &'static str);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        drop(self.0.services.status.guard(PART));
-        self.0.sale.is_open.store(false, Ordering::Release);
+        drop(self.0.services.status.guard(self.1));
+        self.0.sale.close();
     }
 }
 
-/// Puts a barrier on the log, and reads what the state depends on up to there.
+/// Reads what the state depends on, puts a barrier on the log, and reads on up to there.
 async fn open(app: &Arc<App>) -> anyhow::Result<Ledger> {
-    let barrier = SaleEvent::Barrier(Barrier {
-        nonce: clock::chance(),
-    });
-    let writer = app.sale.writer();
-    let position = writer.append(&barrier, &Context::default()).await?;
-    let position = position.ok_or_else(|| anyhow::anyhow!("the broker does not tell offsets"))?;
     let services = app.services.clone();
     let stop = CancellationToken::new();
     // Reading ends when nobody waits for it any more.
@@ -81,9 +86,27 @@ async fn open(app: &Arc<App>) -> anyhow::Result<Ledger> {
     let runtime = Handle::current();
     let read = move || {
         let mut window = Window::new(&services.kafka, &services.registry, runtime, stop);
-        window.ledger_at(position.offset + 1)
+        let end = window.end()?;
+        window.ledger_at(end).map(|ledger| (window, ledger))
     };
-    tokio::task::spawn_blocking(read).await?
+    let (mut window, mut ledger) = tokio::task::spawn_blocking(read).await??;
+    let barrier = append_barrier(app).await?;
+    let read_on = move || {
+        window.go_on(&mut ledger, barrier + 1, |_, _| ())?;
+        Ok(ledger)
+    };
+    tokio::task::spawn_blocking(read_on).await?
+}
+
+/// Gives the offset of a new barrier.
+async fn append_barrier(app: &App) -> anyhow::Result<i64> {
+    let barrier = SaleEvent::Barrier(Barrier {
+        nonce: clock::chance(),
+    });
+    let writer = app.sale.writer();
+    let position = writer.append(&barrier, &Context::default()).await?;
+    let position = position.context("the broker does not tell offsets")?;
+    Ok(position.offset)
 }
 
 impl Sale {
@@ -98,7 +121,7 @@ impl Sale {
         self.board.replace(&ledger);
         self.announce(&ledger);
         *here = ledger;
-        self.is_open.store(true, Ordering::Release);
+        self.open();
     }
 }
 
@@ -118,15 +141,22 @@ impl Observe for SaleEvent {
     }
 
     fn observe(sale: &Sale, records: &[Record<Self>], next_offset: i64) -> usize {
-        let mut ledger = sale.ledger();
-        let taken = records
-            .iter()
-            .position(|record| sale.fold(&mut ledger, record).is_err());
-        if taken.is_none() {
-            ledger.pass(next_offset);
+        let mut taken = 0;
+        for some in records.chunks(AT_ONCE) {
+            let mut ledger = sale.ledger();
+            let held_up = some
+                .iter()
+                .position(|record| sale.fold(&mut ledger, record).is_err());
+            taken += held_up.unwrap_or(some.len());
+            sale.announce(&ledger);
+            if held_up.is_some() {
+                return taken;
+            }
         }
+        let mut ledger = sale.ledger();
+        ledger.pass(next_offset);
         sale.announce(&ledger);
-        taken.unwrap_or(records.len())
+        taken
     }
 }
 
@@ -167,9 +197,7 @@ impl<'a, E: Observe> Tail<'a, E> {
     async fn follow(&mut self) {
         loop {
             if let Err(Halt(why)) = self.try_follow().await {
-                self.app.sale.is_open.store(false, Ordering::Release);
-                self.doing(Doing::Halted(why));
-                return std::future::pending().await;
+                return self.halt(why).await;
             }
         }
     }
@@ -199,6 +227,7 @@ impl<'a, E: Observe> Tail<'a, E> {
                 }
             }
         }
+        self.wait("the reading thread has ended".to_owned()).await;
         Ok(())
     }
 
@@ -225,12 +254,20 @@ impl<'a, E: Observe> Tail<'a, E> {
     /// The events from `next_offset` on; what stands before was folded as it was written.
     async fn read(&mut self, batch: &Batch, next_offset: i64) -> Result<Vec<Record<E>>, Halt> {
         let mut records = Vec::new();
+        self.decoder.forget_refusals();
         for raw in batch.iter().filter(|raw| raw.offset >= next_offset) {
+            must_be_stamped(&raw).map_err(|error| Halt(error.to_string()))?;
             loop {
                 match interpret(&self.decoder, &raw) {
                     Ok(record) => records.push(record),
-                    // The projection makes a dead letter of it.
-                    Err(Failure::Rejected(_)) => {}
+                    Err(Failure::Rejected(rejected)) => {
+                        // What is no event becomes a dead letter of the projection.
+                        if let Err(error) = no_event::<()>(&raw, &rejected) {
+                            self.wait(error.to_string()).await;
+                            self.decoder.forget_refusals();
+                            continue;
+                        }
+                    }
                     Err(Failure::NotLearned(id)) => {
                         self.learn(id).await?;
                         continue;
@@ -250,6 +287,12 @@ impl<'a, E: Observe> Tail<'a, E> {
             Err(error) => return Err(Halt(error.to_string())),
         }
         Ok(())
+    }
+
+    async fn halt(&self, why: String) {
+        self.app.sale.close();
+        self.doing(Doing::Halted(why));
+        std::future::pending::<()>().await;
     }
 
     async fn wait(&self, why: String) {

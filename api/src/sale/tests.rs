@@ -18,7 +18,13 @@ fn sale() -> Arc<Sale> {
     };
     let appender = Appender::new(&kafka, Profile::Interactive, AppendMetrics::default());
     let writer = EventWriter::new(Arc::new(appender.unwrap()), "");
-    Arc::new(Sale::new(writer))
+    let sale = Sale::new(writer);
+    sale.open();
+    Arc::new(sale)
+}
+
+fn asked(event: &SaleEvent) -> Asked {
+    (event.clone(), Context::default())
 }
 
 fn stamp(offset: i64) -> Stamp {
@@ -52,7 +58,7 @@ fn what_was_written_here_is_not_folded_before_what_others_have_written_before_it
     let sale = sale();
     let (first, own) = (sale.checkout(1, 7, None), sale.checkout(2, 7, None));
     let told = sale.desk.take(own.nonce()).unwrap();
-    sale.fold_own(std::slice::from_ref(&own), &[stamp(1)]);
+    sale.fold_own(&[asked(&own)], &[stamp(1)]);
     assert_eq!(sale.ledger().next_offset(), 0);
     assert_eq!(holders(&sale), [0_i64; 0]);
     for (offset, event) in [(0, &first), (1, &own)] {
@@ -68,7 +74,7 @@ async fn what_was_written_here_and_is_the_next_is_told_at_once_and_folded_once()
     let sale = sale();
     let own = sale.checkout(2, 7, None);
     let mut ticket = sale.desk.take(own.nonce()).unwrap();
-    sale.fold_own(std::slice::from_ref(&own), &[stamp(0)]);
+    sale.fold_own(&[asked(&own)], &[stamp(0)]);
     let settled = ticket.verdict().await.unwrap().unwrap();
     let Passed::Decided(decision) = settled.passed else {
         panic!("{settled:?}");
@@ -83,10 +89,35 @@ async fn what_was_written_here_and_is_the_next_is_told_at_once_and_folded_once()
 #[tokio::test(start_paused = true)]
 async fn who_gets_no_verdict_in_time_is_told_that_nobody_knows() {
     let sale = sale();
-    sale.is_open.store(true, Ordering::Release);
     // Nothing runs beside it: the request stays where it is.
     let queue = Queue::new(Arc::clone(&sale));
-    let settled = sale.settle(&queue, sale.checkout(1, 1, None)).await;
+    let settled = sale
+        .settle(&queue, sale.checkout(1, 1, None), Context::default())
+        .await;
     assert!(matches!(settled, Err(Unsettled::Unknown)), "{settled:?}");
     assert_eq!(sale.waiters(), 0);
+}
+
+#[test]
+fn a_sale_that_was_closed_gives_no_verdict_and_does_not_open_again() {
+    let sale = sale();
+    sale.close();
+    sale.open();
+    assert!(!sale.is_open() && sale.stock(0).is_none());
+    let own = sale.checkout(2, 7, None);
+    sale.fold_own(&[asked(&own)], &[stamp(0)]);
+    assert_eq!(sale.ledger().next_offset(), 0);
+}
+
+#[test]
+fn who_panics_with_the_ledger_in_hand_closes_the_sale() {
+    let sale = sale();
+    let folding = Arc::clone(&sale);
+    let folded = std::thread::spawn(move || {
+        let _half_done = folding.ledger();
+        panic!("on purpose");
+    });
+    assert!(folded.join().is_err());
+    drop(sale.ledger());
+    assert!(!sale.is_open());
 }

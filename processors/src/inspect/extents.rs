@@ -92,6 +92,11 @@ impl Log {
             .offsets_for_times(list, TIMEOUT)
             .with_context(|| format!("cannot look up a time in {}", self.topic))?;
         let elements = found.elements();
+        for place in &elements {
+            place
+                .error()
+                .with_context(|| format!("cannot look up a time in {}", self.topic))?;
+        }
         let offsets = elements.iter().map(|place| match place.offset() {
             Offset::Offset(offset) => (place.partition(), Some(offset)),
             _ => (place.partition(), None),

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use producers::kafka::Kafka;
 use schemas::{
     codec::{Decoder, LearnError},
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{HOUR_MS, Ledger, Passed, RuleBook, RulesMissing, window_start_ms};
 use crate::{
     inspect::{self, Log},
-    interpret::{Failure, interpret},
+    interpret::{Failure, Rejected, interpret},
     record::{Raw, Record},
 };
 
@@ -85,7 +85,7 @@ impl Window {
         let extent = log.extent(0)?;
         let at = |at_ms| offset_at(&log, at_ms, extent.first_offset, extent.end_offset);
         // No sale is longer than an hour.
-        let over_ms = sale.starts_at_ms() + HOUR_MS + MARGIN_MS;
+        let over_ms = sale.starts_at_ms() + HOUR_MS + 2 * MARGIN_MS;
         Ok((at(window_start_ms(sale.starts_at_ms()))?, at(over_ms)?))
     }
 
@@ -96,8 +96,17 @@ impl Window {
     pub fn ledger_at(&mut self, until: i64) -> Result<Ledger> {
         let log = self.log::<SaleEvent>()?;
         let first_offset = log.extent(0)?.first_offset;
+        let truncated = || {
+            anyhow!(
+                "{} begins at offset {first_offset}: what was sold before is lost, and would be sold again",
+                log.topic
+            )
+        };
         let Some(newest_ms) = stamp_before(&log, first_offset, until)? else {
-            return self.fold(first_offset, until, |_, _| ());
+            if first_offset > 0 {
+                return Err(truncated());
+            }
+            return self.fold(0, until, |_, _| ());
         };
         let mut from_ms = window_start_ms(newest_ms);
         let mut step_ms = HOUR_MS;
@@ -105,8 +114,11 @@ impl Window {
             let from_offset = offset_at(&log, from_ms, first_offset, until)?;
             let ledger = self.fold(from_offset, until, |_, _| ())?;
             let needed_ms = ledger.sales.last_ms().map(window_start_ms);
-            if from_offset <= first_offset || needed_ms.is_some_and(|needed| from_ms <= needed) {
+            if from_offset == 0 || needed_ms.is_some_and(|needed| from_ms <= needed) {
                 return Ok(ledger);
+            }
+            if from_offset == first_offset {
+                return Err(truncated());
             }
             from_ms = needed_ms.unwrap_or(from_ms).min(from_ms - step_ms);
             step_ms *= 2;
@@ -210,6 +222,9 @@ impl Window {
             if book.next_offset() >= rules_seen {
                 return Ok(());
             }
+            if self.stop.is_cancelled() {
+                bail!("told to stop");
+            }
             if Instant::now() >= deadline {
                 bail!(
                     "a request of the sale names rules up to offset {rules_seen}, and {} ends at {}: it was truncated or made anew, or whoever wrote the request is not one of ours",
@@ -226,6 +241,7 @@ impl Window {
     /// # Errors
     /// If the registry does not answer, or a newer build is needed.
     pub fn event(&mut self, raw: &Raw<'_>) -> Result<Option<Record<SaleEvent>>> {
+        must_be_stamped(raw)?;
         read_event(&self.runtime, &self.registry, &mut self.events, raw)
     }
 
@@ -248,6 +264,9 @@ impl Window {
         if from >= until {
             return Ok(());
         }
+        // What the registry did not have last time it may have now.
+        self.events.forget_refusals();
+        self.rules.forget_refusals();
         let mut reading = log.read(&[(0, from)])?;
         let (mut reached, mut since) = (from, Instant::now());
         let mut outcome = Ok(());
@@ -283,13 +302,42 @@ fn read_event<E: Event>(
     loop {
         match interpret(decoder, raw) {
             Ok(record) => return Ok(Some(record)),
-            Err(Failure::Rejected(_)) => return Ok(None),
+            Err(Failure::Rejected(rejected)) => return no_event(raw, &rejected),
             Err(Failure::NotLearned(id)) => {
                 let learned: Result<_, LearnError> = runtime.block_on(decoder.learn(registry, id));
                 learned?;
             }
         }
     }
+}
+
+/// What to do about a record that is no event: it is passed over, unless it may be one after all.
+///
+/// # Errors
+/// If it is one of ours: who does not count what the others have counted would decide otherwise.
+pub fn no_event<T>(raw: &Raw<'_>, rejected: &Rejected) -> Result<Option<T>> {
+    if raw.is_ours && rejected.is_by_registry() {
+        bail!(
+            "offset {} of the log of the sale is one of ours, and cannot be read: {}; the registry lost its data or is another one: point MILLRACE_REGISTRY_URL at the one that wrote this log",
+            raw.offset,
+            rejected.error
+        );
+    }
+    Ok(None)
+}
+
+/// Demands that the broker has stamped a record.
+///
+/// # Errors
+/// If its writer has: then the sale would go by the clocks of callers.
+pub fn must_be_stamped(raw: &Raw<'_>) -> Result<()> {
+    if raw.is_stamped {
+        return Ok(());
+    }
+    bail!(
+        "offset {} of the log of the sale has the time of its writer: the topic needs message.timestamp.type=LogAppendTime, and `millrace doctor` tells what else",
+        raw.offset
+    );
 }
 
 /// The time of the newest record before an offset; none if there is none.

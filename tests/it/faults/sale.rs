@@ -46,6 +46,10 @@ const SHAPE: Shape = Shape {
 };
 /// Items, limit, seconds of a reservation and of a sale: of each, much happens within a test.
 const RULES: [i64; 4] = [200, 4, 2, 10];
+/// How long a sale lasts where one follows the other.
+const SALE: Duration = Duration::from_secs(2);
+/// How often two sales may go by until enough of them were sold out.
+const ROUNDS_MAX: usize = 15;
 /// Longer than a request is waited for.
 const FAINT: Duration = Duration::from_secs(8);
 
@@ -255,30 +259,30 @@ async fn one_sale_follows_the_other_without_an_error_though_all_is_sold() {
     world.sale_rules([20, 2, 1, 2]).await;
     let mut random = random("rollover");
     let members = Members::start(&world, 2, fork(&mut random)).await;
-    let sales = 4 * faults(2);
     let shape = Shape {
         items: 20,
         bought: 100,
         ..SHAPE
     };
     let buyers = Crowd::at(&members.addresses, shape, &mut random);
-    let steady = steady(
-        &members.addresses,
-        100,
-        Duration::from_secs(2) * u32::try_from(sales).unwrap(),
-    )
-    .await;
+    // As many sales as it takes: how fast they sell is a matter of the machine.
+    let mut sold_out = 0;
+    for _ in 0..ROUNDS_MAX * faults(1) {
+        let failed = steady(&members.addresses, 50, 2 * SALE).await;
+        assert_eq!(failed, [0_u16; 0], "an open-loop caller was failed");
+        let sold = world.sale_history().await.sold_by_sale();
+        sold_out = sold.values().filter(|sold| **sold == 20).count();
+        if sold_out > 2 * faults(1) {
+            break;
+        }
+    }
+    assert!(sold_out > 2 * faults(1), "{sold_out} sales were sold out");
     let answers = buyers.end().await;
     let failed = answers
         .iter()
         .filter(|answer| answer.status == 0 || answer.status >= 500);
     assert_eq!(failed.count(), 0);
-    assert_eq!(steady, [0_u16; 0], "an open-loop caller was failed");
-    let history = world.sale_history().await;
-    history.check(&answers);
-    let sold = history.sold_by_sale();
-    let full = sold.values().filter(|sold| **sold == 20).count();
-    assert!(full >= sales / 2, "{sold:?}");
+    world.sale_history().await.check(&answers);
 }
 
 /// So many requests a second, whether earlier ones are answered or not; gives the statuses of those that failed.
@@ -311,6 +315,24 @@ async fn steady(addresses: &Addresses, rate: u64, time: Duration) -> Vec<u16> {
     let mut statuses = asked.join_all().await;
     statuses.retain(|status| *status == 0 || *status >= 500);
     statuses
+}
+
+#[tokio::test]
+async fn a_process_with_another_registry_does_not_sell_what_is_sold() {
+    let turn = servers_to_kill().await;
+    let world = World::new("registries").await;
+    let right = world.start(["api"]).await;
+    right.buy(1, 0).await;
+    let other = turn.servers().registry_url;
+    let mut wrong = world.spawn(&["api"], &[("MILLRACE_REGISTRY_URL", &other)]);
+    wrong.listening().await;
+    wrong
+        .not_ready_since("the registry lost its data or is another one")
+        .await;
+    let answer = wrong.send(wrong.checkout(2, 0)).await;
+    answer.problem(503, "not_applied");
+    let sold = right.send(right.checkout(2, 0)).await;
+    sold.problem(409, "item_sold");
 }
 
 #[tokio::test]
