@@ -29,7 +29,6 @@ use producers::{
     append::{Appender, Profile},
     clock,
     emit::emit,
-    kafka::Kafka,
     metrics::AppendMetrics,
     orders::sample,
     writer::{Context, EventWriter},

@@ -29,7 +29,7 @@ mod sale;
 mod tools;
 
 /// Topics, database and processes of one's own, as the tests have them.
-#[expect(dead_code, unused_imports, reason = "the tests use all of it")]
+#[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../../tests/it"]
 mod it {
     pub mod world;
