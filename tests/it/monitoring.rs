@@ -165,7 +165,9 @@ fn the_dashboard_can_be_imported_and_read() {
     let titles: Vec<_> = rows.iter().map(|row| text(row, "/title")).collect();
     assert_eq!(
         titles,
-        ["Traffic", "Sale", "Log", "Folds", "Cache", "Postgres", "Process"]
+        [
+            "Traffic", "Sale", "Log", "Folds", "Cache", "Postgres", "Process"
+        ]
     );
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     assert_eq!(dashboard["templating"]["list"][0]["type"], "datasource");

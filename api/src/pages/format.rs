@@ -86,7 +86,10 @@ mod tests {
 
     #[test]
     fn a_time_of_day_has_seconds_where_it_needs_them() {
-        for (time, text) in [("T10:00:00Z", "10:00 UTC"), ("T10:00:07.9Z", "10:00:07 UTC")] {
+        for (time, text) in [
+            ("T10:00:00Z", "10:00 UTC"),
+            ("T10:00:07.9Z", "10:00:07 UTC"),
+        ] {
             assert_eq!(clock(format!("2026-11-21{time}").parse().unwrap()), text);
         }
         assert_eq!(count(10_000), "10,000");

@@ -10,7 +10,9 @@ use axum::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{app::Core, document::SaleEventsProblems, error::ApiError, sale::stands::SaleEventData};
+use crate::{
+    app::Core, document::SaleEventsProblems, error::ApiError, sale::stands::SaleEventData,
+};
 
 /// The last of them is for proxies that would collect what is sent.
 const HEADERS: [(HeaderName, &str); 3] = [
@@ -42,6 +44,10 @@ pub fn router() -> OpenApiRouter<Arc<Core>> {
     )
 )]
 async fn events(State(core): State<Arc<Core>>) -> Result<Response, ApiError> {
-    let listener = core.app.live.listen().ok_or_else(ApiError::too_many_listen)?;
+    let listener = core
+        .app
+        .live
+        .listen()
+        .ok_or_else(ApiError::too_many_listen)?;
     Ok((HEADERS, Body::new(listener)).into_response())
 }

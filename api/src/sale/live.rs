@@ -137,7 +137,8 @@ impl Live {
     }
 
     fn look_every(&self) -> Duration {
-        let all_told = Duration::from_secs(1).mul_f64(self.listeners() as f64 / EVENTS_A_SECOND_MAX as f64);
+        let all_told =
+            Duration::from_secs(1).mul_f64(self.listeners() as f64 / EVENTS_A_SECOND_MAX as f64);
         all_told.max(LOOK_EVERY)
     }
 }

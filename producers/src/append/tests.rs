@@ -225,9 +225,9 @@ fn the_largest_offset_is_unknown_if_one_is() {
     let (batch, _outcome) = Batch::new(4, &Arc::default());
     let mut tally = batch.tally();
     for offset in [7, -1001, 5] {
-        tally.append(2, offset);
+        tally.append(2, offset, None);
     }
-    tally.append(3, 9);
+    tally.append(3, 9, None);
     assert_eq!(tally.outcome.last, [(2, -1), (3, 9)]);
 }
 

@@ -1,5 +1,6 @@
 """What has to be so in a good request to Millrace, and JSON Schema has no words for. Bad requests stay as bad as they are."""
 
+import itertools
 import os
 
 import schemathesis
@@ -9,6 +10,9 @@ HEADER = "Millrace-Min-Position"
 POSITION = os.environ["MILLRACE_POSITION"]
 # A sale in which something was requested.
 SALE = os.environ["MILLRACE_SALE"]
+# A key is that of one request: with another it is refused.
+KEY = "Idempotency-Key"
+KEYS = itertools.count()
 TOPICS = POSITION[: POSITION.index(".") + 1]
 
 
@@ -17,6 +21,8 @@ def before_call(context, case, kwargs):
     is_good = case.meta is None or case.meta.generation.mode.is_positive
     if is_good and not (case.headers or {}).get(HEADER, TOPICS).startswith(TOPICS):
         case.headers[HEADER] = POSITION
+    if is_good and KEY in (case.headers or {}):
+        case.headers[KEY] = str(next(KEYS))
     if is_good and "/v1/sales/" in case.path:
         case.path_parameters["sale_id"] = SALE
     if is_good and "banners/stats" in case.path:

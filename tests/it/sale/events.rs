@@ -50,7 +50,9 @@ impl Listener {
                 return Some(fields);
             }
             let chunk = timeout(PATIENCE, self.response.chunk()).await;
-            let chunk = chunk.expect("an event in time").expect("no broken stream")?;
+            let chunk = chunk
+                .expect("an event in time")
+                .expect("no broken stream")?;
             self.heard.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }
@@ -102,7 +104,9 @@ async fn who_listens_is_told_at_once_when_something_changes_and_that_all_is_well
     assert_eq!(told["reserved"], 0);
     assert!(told["sold_per_second"].as_f64().unwrap() > 0.0, "{told}");
     // Each is told by its time, at most four a second, and never after long silence.
-    let time = |data: &Value| -> jiff::Timestamp { data["server_time"].as_str().unwrap().parse().unwrap() };
+    let time = |data: &Value| -> jiff::Timestamp {
+        data["server_time"].as_str().unwrap().parse().unwrap()
+    };
     let mut before = told;
     for _ in 0..8 {
         let began = Instant::now();
@@ -130,7 +134,11 @@ async fn who_listens_is_let_go_when_the_process_is_told_to_stop() {
     let began = Instant::now();
     run.terminate().await;
     // Answers that are under way would have 15 s.
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
     for mut listener in listeners {
         while listener.next().await.is_some() {}
     }
@@ -189,10 +197,17 @@ async fn a_thousand_listeners_do_not_keep_a_buyer_waiting() {
     }
     let began = Instant::now();
     run.buy(1, 1).await;
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
     for listener in &mut listeners {
         listener.hears_of(1).await;
     }
     let metrics = run.get("/metrics").await.body;
-    assert!(metrics.contains("millrace_sale_listeners 1000"), "{metrics}");
+    assert!(
+        metrics.contains("millrace_sale_listeners 1000"),
+        "{metrics}"
+    );
 }
