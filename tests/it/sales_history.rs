@@ -84,7 +84,7 @@ async fn answers_have_every_row_once_and_no_code() {
         assert_eq!(items.len(), usize::try_from(count("sold")).unwrap());
         must_rise(&items, |item| item["item_id"].as_i64());
         let attempts = pages(&run, &format!("{path}/attempts"), "attempts", 7).await;
-        must_rise(&attempts, |attempt| place(attempt));
+        must_rise(&attempts, place);
         let bought = attempts
             .iter()
             .filter(|attempt| attempt["verdict"] == "purchased" && attempt["is_replayed"] == false);

@@ -388,7 +388,9 @@ mod tests {
             show(&mut audit);
             audit.found.faults
         };
-        let cases: [(fn(&mut Audit), &str); 8] = [
+        /// What breaks a promise, and what is said of it.
+        type Case = (fn(&mut Audit), &'static str);
+        let cases: [Case; 8] = [
             (
                 |a| checkout(a, 1, 1, 8, 0, reserved(1, 1)),
                 "offset 1: reserved an item that was reserved",
