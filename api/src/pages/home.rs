@@ -22,7 +22,8 @@ struct Home {
 /// Shows the page.
 pub async fn show(State(core): State<Arc<Core>>) -> Response {
     let reasons = core.app.services.status.not_ready();
-    let running = core.app.live.sight().map(|sight| sight.stock);
+    let running = core.app.live.sight(&core.app.sale);
+    let running = running.map(|sight| sight.stock);
     answer(StatusCode::OK, &Home { reasons, running })
 }
 

@@ -40,9 +40,9 @@ function listen() {
 
 function heard(newest) {
   heardAt = performance.now();
-  if (newest) show(newest);
   set("line", "live");
   set("state", stateOf(newest));
+  if (newest) show(newest);
   sale = newest;
 }
 

@@ -15,7 +15,10 @@ use schemas::{
 };
 
 use super::{PAGES, answer, format};
-use crate::{app::Core, sale::stands::time};
+use crate::{
+    app::Core,
+    sale::{live::Sight, stands::time},
+};
 
 #[derive(Template)]
 #[template(path = "sale.html")]
@@ -48,17 +51,19 @@ pub async fn show(State(core): State<Arc<Core>>) -> Response {
         now: time(now_ms),
         running: None,
     };
-    let sight = core.app.live.sight();
-    let stock = sight.map(|sight| sight.stock);
-    // Just opened, and not looked at yet.
-    let Some(stock) = stock.or_else(|| core.app.sale.stock(now_ms)) else {
+    let sight = core.app.live.sight(&core.app.sale);
+    let Some(Sight {
+        stock,
+        sold_per_second,
+    }) = sight
+    else {
         return answer(StatusCode::SERVICE_UNAVAILABLE, &page);
     };
     let last = core.app.shelf.of(&core.pool, stock.sale).await;
     let item = |sold: &Sold| Item::of(stock.sale, sold);
     page.running = Some(Running {
         stock,
-        sold_per_second: sight.map_or(0.0, |sight| sight.sold_per_second),
+        sold_per_second,
         last: last.map(|last| last.iter().map(item).collect()),
     });
     answer(StatusCode::OK, &page)

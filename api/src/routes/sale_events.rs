@@ -11,7 +11,10 @@ use axum::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    app::Core, document::SaleEventsProblems, error::ApiError, sale::stands::SaleEventData,
+    app::Core,
+    document::SaleEventsProblems,
+    error::ApiError,
+    sale::{live::look, stands::SaleEventData},
 };
 
 /// The last of them is for proxies that would collect what is sent.
@@ -44,10 +47,8 @@ pub fn router() -> OpenApiRouter<Arc<Core>> {
     )
 )]
 async fn events(State(core): State<Arc<Core>>) -> Result<Response, ApiError> {
-    let listener = core
-        .app
-        .live
-        .listen()
-        .ok_or_else(ApiError::too_many_listen)?;
+    let app = &core.app;
+    let listener = app.live.listen(|| look(&app.sale));
+    let listener = listener.ok_or_else(ApiError::too_many_listen)?;
     Ok((HEADERS, Body::new(listener)).into_response())
 }

@@ -78,9 +78,10 @@ impl Default for Live {
 }
 
 impl Live {
-    /// How the sale was seen last; none if it is not open.
-    pub fn sight(&self) -> Option<Sight> {
-        self.shown.borrow().sight
+    /// How the sale was seen last; as it stands now if it has opened since; none if it is not open.
+    pub fn sight(&self, sale: &Sale) -> Option<Sight> {
+        let seen = self.shown.borrow().sight;
+        seen.or_else(|| look(sale))
     }
 
     /// How many listen.
@@ -94,12 +95,15 @@ impl Live {
     }
 
     /// The events from now on, the first of them at once; none if too many listen.
-    pub fn listen(&self) -> Option<Listener> {
+    ///
+    /// `unseen` is asked for the sale if it was not open when it was last looked.
+    pub fn listen(&self, unseen: impl FnOnce() -> Option<Sight>) -> Option<Listener> {
         if self.listeners() >= self.listeners_max.load(Ordering::Relaxed) {
             return None;
         }
         let mut shown = self.shown.subscribe();
-        let sight = shown.borrow_and_update().sight;
+        let seen = shown.borrow_and_update().sight;
+        let sight = seen.or_else(unseen);
         let retry_ms = RETRY_MS + clock::chance::<u16>() % RETRY_MS;
         // Written now, so that it has the time of now.
         let first = format!("retry: {retry_ms}\n{}", event(sight, clock::now_ms()));
@@ -124,7 +128,7 @@ impl Live {
                 stock,
                 sold_per_second: pace.per_second(&stock, now),
             });
-            if sight == self.sight() && now - told_at < SILENCE_MAX {
+            if sight == self.shown.borrow().sight && now - told_at < SILENCE_MAX {
                 continue;
             }
             told_at = now;
@@ -141,6 +145,15 @@ impl Live {
             Duration::from_secs(1).mul_f64(self.listeners() as f64 / EVENTS_A_SECOND_MAX as f64);
         all_told.max(LOOK_EVERY)
     }
+}
+
+/// How a sale stands now, of which nobody has seen how fast it sells.
+pub fn look(sale: &Sale) -> Option<Sight> {
+    let stock = sale.stock(clock::now_ms())?;
+    Some(Sight {
+        stock,
+        sold_per_second: 0.0,
+    })
 }
 
 /// Ends all listening, however looking ends.
@@ -269,7 +282,7 @@ mod tests {
     #[test]
     fn a_listener_hears_something_at_once_and_then_the_newest_alone() {
         let live = Live::default();
-        let mut listener = live.listen().unwrap();
+        let mut listener = live.listen(|| None).unwrap();
         let Poll::Ready(Some(first)) = sent(&mut listener) else {
             panic!("nothing at once");
         };
@@ -288,7 +301,7 @@ mod tests {
     #[test]
     fn all_listeners_send_the_same_bytes() {
         let live = Live::default();
-        let mut listeners = [(); 3].map(|()| live.listen().unwrap());
+        let mut listeners = [(); 3].map(|()| live.listen(|| None).unwrap());
         for listener in &mut listeners {
             assert!(sent(listener).is_ready());
         }
@@ -303,11 +316,11 @@ mod tests {
     #[test]
     fn at_the_end_listeners_are_let_go_also_those_who_come_later() {
         let live = Live::default();
-        let mut early = live.listen().unwrap();
+        let mut early = live.listen(|| None).unwrap();
         assert!(sent(&mut early).is_ready());
         drop(Last(&live));
         assert_eq!(sent(&mut early), Poll::Ready(None));
-        let mut late = live.listen().unwrap();
+        let mut late = live.listen(|| None).unwrap();
         assert!(matches!(sent(&mut late), Poll::Ready(Some(_))));
         assert_eq!(sent(&mut late), Poll::Ready(None));
     }
@@ -317,11 +330,11 @@ mod tests {
         let live = Live::default();
         assert_eq!(live.look_every(), LOOK_EVERY);
         live.allow(4_000);
-        let listeners: Vec<_> = (0..4_000).map(|_| live.listen().unwrap()).collect();
-        assert!(live.listen().is_none());
+        let listeners: Vec<_> = (0..4_000).map(|_| live.listen(|| None).unwrap()).collect();
+        assert!(live.listen(|| None).is_none());
         assert_eq!(live.look_every(), Duration::from_millis(500));
         drop(listeners);
-        assert!(live.listen().is_some());
+        assert!(live.listen(|| None).is_some());
         // Silence stays short even so.
         let most = LISTENERS_MAX as f64 / EVENTS_A_SECOND_MAX as f64;
         assert!(most < 2.0 && SILENCE_MAX + LOOK_EVERY < Duration::from_secs(2));

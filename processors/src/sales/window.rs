@@ -242,11 +242,13 @@ impl Window {
     /// If the registry does not answer, or a newer build is needed.
     pub fn event(&mut self, raw: &Raw<'_>) -> Result<Option<Record<SaleEvent>>> {
         must_be_stamped(raw)?;
-        read_event(&self.runtime, &self.registry, &mut self.events, raw)
+        let ask = Ask(&self.runtime, &self.registry, &self.stop);
+        read_event(&ask, &mut self.events, raw)
     }
 
     fn rules(&mut self, raw: &Raw<'_>) -> Result<Option<Record<SaleRulesSet>>> {
-        read_event(&self.runtime, &self.registry, &mut self.rules, raw)
+        let ask = Ask(&self.runtime, &self.registry, &self.stop);
+        read_event(&ask, &mut self.rules, raw)
     }
 
     fn log<E: Event>(&self) -> Result<Log> {
@@ -293,9 +295,29 @@ impl Window {
     }
 }
 
+/// The way to the registry, until it is told to stop.
+struct Ask<'w>(&'w Handle, &'w Registry, &'w CancellationToken);
+
+impl Ask<'_> {
+    fn learn<E: Event>(&self, decoder: &mut Decoder<E>, id: u32) -> Result<()> {
+        let Self(runtime, registry, stop) = *self;
+        let learned: Option<Result<_, LearnError>> = runtime.block_on(async {
+            tokio::select! {
+                // First: a runtime that shuts down after that has no timers for the question any more.
+                biased;
+                () = stop.cancelled() => None,
+                learned = decoder.learn(registry, id) => Some(learned),
+            }
+        });
+        match learned {
+            Some(learned) => learned.map(drop).map_err(Into::into),
+            None => bail!("told to stop"),
+        }
+    }
+}
+
 fn read_event<E: Event>(
-    runtime: &Handle,
-    registry: &Registry,
+    ask: &Ask<'_>,
     decoder: &mut Decoder<E>,
     raw: &Raw<'_>,
 ) -> Result<Option<Record<E>>> {
@@ -303,10 +325,7 @@ fn read_event<E: Event>(
         match interpret(decoder, raw) {
             Ok(record) => return Ok(Some(record)),
             Err(Failure::Rejected(rejected)) => return no_event(raw, &rejected),
-            Err(Failure::NotLearned(id)) => {
-                let learned: Result<_, LearnError> = runtime.block_on(decoder.learn(registry, id));
-                learned?;
-            }
+            Err(Failure::NotLearned(id)) => ask.learn(decoder, id)?,
         }
     }
 }

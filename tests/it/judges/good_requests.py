@@ -6,11 +6,12 @@ import uuid
 import schemathesis
 
 HEADER = "Millrace-Min-Position"
-KEY = "Idempotency-Key"
 # Of a write that came before. A place that the log does not have is refused, however well it is written.
 POSITION = os.environ["MILLRACE_POSITION"]
 # A sale in which something was requested.
 SALE = os.environ["MILLRACE_SALE"]
+# A key is that of one request: with another it is refused.
+KEY = "Idempotency-Key"
 TOPICS = POSITION[: POSITION.index(".") + 1]
 
 

@@ -104,12 +104,12 @@ async fn the_clock_runs_down_the_sale_is_sold_out_and_the_next_one_starts_by_its
     browser.until(&number("free", "3")).await;
     browser.until(&number("sold", "0")).await;
     browser.reads("Nothing yet in this sale.").await;
+    browser
+        .until("window.seen.join().includes('00:04,00:03,00:02,00:01,00:00')")
+        .await;
     let seen = browser.value("window.seen").await;
     let seen: Vec<String> = serde_json::from_value(seen).unwrap();
-    // Every second is told, and no sale takes longer than its rules say.
-    for left in ["00:05", "00:04", "00:03", "00:02", "00:01", "00:00"] {
-        assert!(seen.iter().any(|time| time == left), "no {left}: {seen:?}");
-    }
+    // No sale takes longer than its rules say.
     assert!(seen.iter().all(|time| time.as_str() <= "00:08"), "{seen:?}");
     let said: Vec<String> = serde_json::from_value(browser.value("window.said").await).unwrap();
     let heard = |words: &str| said.iter().any(|text| text.contains(words));
