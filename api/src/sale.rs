@@ -3,7 +3,7 @@
 //!
 //! [`tail`] folds what stands on the log. [`Sale::settle`] sends a request there and waits until it is folded. Usually
 //! the acknowledgement of the broker is quicker than the tail, and its record the next to fold: then it is folded at
-//! once. [`board`] shows what is known to those who cannot succeed; [`attempts`] keeps their refusals. [`live`] is for
+//! once. `board` shows what is known to those who cannot succeed; `attempts` keeps their refusals. [`live`] is for
 //! those who watch.
 
 mod attempts;
