@@ -51,6 +51,8 @@ const MARGIN: Duration = Duration::from_secs(1);
 const MAXIMUM_OF_CLICKS: (i64, u64) = (512, 2);
 /// Orders to find the maximum of their fold, if it is not known.
 const MAXIMUM_OF_ORDERS: usize = 10_000;
+/// Connections of the load.
+const CONNECTIONS: i64 = 64;
 /// A load that comes to less than this part of its rate is told.
 const HELD: f64 = 0.95;
 const LOADED_BANNER: i64 = 7;
@@ -143,6 +145,7 @@ async fn while_clicking(
         method: "GET",
         url: &url,
         status: 204,
+        connections: CONNECTIONS,
     };
     let (clicked, found) = tokio::join!(oha(asked, rate, lasting + 2 * MARGIN), async {
         sleep(MARGIN).await;

@@ -13,8 +13,6 @@ use crate::it::world::run_to_end;
 const WRK_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/limits/wrk.lua");
 /// Threads of wrk; more would take cores from the server.
 const WRK_THREADS: &str = "2";
-/// Connections of oha.
-const OHA_CONNECTIONS: &str = "64";
 
 /// What wrk counted. It ends without waiting for the last answers: a request of each connection may have none.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -113,6 +111,8 @@ pub struct Asked<'a> {
     pub url: &'a str,
     /// The status of every answer.
     pub status: u16,
+    /// Over how many connections; a request waits for a free one.
+    pub connections: i64,
 }
 
 /// Asks at a rate, whatever the answers.
@@ -128,7 +128,7 @@ pub async fn oha(asked: Asked<'_>, rate: f64, lasting: Duration) -> Result<Oha> 
             "json",
             "--latency-correction",
         ])
-        .args(["-c", OHA_CONNECTIONS])
+        .args(["-c", &asked.connections.to_string()])
         .args(["-q", &format!("{rate:.0}")])
         .args(["-z", &format!("{}ms", lasting.as_millis())])
         .args(["-m", asked.method, asked.url])

@@ -158,6 +158,8 @@ async fn latency(
         method: "POST",
         url: &url,
         status: 409,
+        // Those over which the most were settled: fewer could not have so many under way.
+        connections: CONNECTIONS[1],
     };
     let before = decided(world, run).await;
     let found = oha(asked, rate, lasting).await?;
