@@ -184,12 +184,17 @@ impl Reading<'_> {
         Ok(seen)
     }
 
-    /// Shows the records that have come, without copying them; waits for the first, for at most `wait`.
+    /// Shows the records that have come, without copying them or looking at their headers; waits for the first, for at
+    /// most `wait`.
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub fn visit(&mut self, wait: Duration, mut visit: impl FnMut(Raw<'_>)) -> Result<()> {
-        self.take(wait, |record| visit(Raw::of(record)))
+    pub fn visit(
+        &mut self,
+        wait: Duration,
+        mut visit: impl FnMut(Raw<'_>, &BorrowedMessage<'_>),
+    ) -> Result<()> {
+        self.take(wait, |record| visit(Raw::without_headers(record), record))
     }
 
     fn take(&mut self, wait: Duration, mut each: impl FnMut(&BorrowedMessage<'_>)) -> Result<()> {

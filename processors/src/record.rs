@@ -77,13 +77,23 @@ pub struct Record<E> {
 impl<'a> Raw<'a> {
     /// A record as the client has it.
     pub fn of(record: &'a BorrowedMessage<'_>) -> Self {
-        let (mut trace, mut is_ours) = (None, false);
+        let mut raw = Self::without_headers(record);
+        raw.look_at_headers(record);
+        raw
+    }
+
+    /// Notes what the headers say: for many records that is half of the work, and few need it.
+    pub fn look_at_headers(&mut self, record: &BorrowedMessage<'_>) {
         for (name, value) in headers(record) {
             if name == TRACEPARENT.as_bytes() {
-                trace = trace.or_else(|| TraceId::of_traceparent(value?));
+                self.trace = self.trace.or_else(|| TraceId::of_traceparent(value?));
             }
-            is_ours |= name == SOURCE.0.as_bytes() && value == Some(SOURCE.1.as_bytes());
+            self.is_ours |= name == SOURCE.0.as_bytes() && value == Some(SOURCE.1.as_bytes());
         }
+    }
+
+    /// A record as the client has it, but for what its headers say.
+    pub fn without_headers(record: &'a BorrowedMessage<'_>) -> Self {
         Self {
             partition: record.partition(),
             offset: record.offset(),
@@ -94,8 +104,8 @@ impl<'a> Raw<'a> {
                 .clamp(0, TIME_MS_MAX),
             key: record.key(),
             value: record.payload(),
-            trace,
-            is_ours,
+            trace: None,
+            is_ours: false,
             is_stamped: matches!(record.timestamp(), Timestamp::LogAppendTime(_)),
         }
     }

@@ -230,6 +230,14 @@ impl<E: Event> Decoder<E> {
         })
     }
 
+    /// Whether the value is written with a schema that this decoder can read.
+    pub fn reads(&self, value: &[u8]) -> bool {
+        let reader = unframe(value)
+            .ok()
+            .and_then(|(id, _)| self.readers.get(&id));
+        matches!(reader, Some(Reader::Current(_) | Reader::Resolved(_)))
+    }
+
     /// Asks the registry what `id` means and remembers it. Returns a fingerprint of the answer, which must be the
     /// same for ever: the caller keeps it and compares.
     ///

@@ -276,7 +276,10 @@ impl Window {
             if self.stop.is_cancelled() {
                 bail!("told to stop");
             }
-            reading.visit(WAIT, |raw| {
+            reading.visit(WAIT, |mut raw, record| {
+                if !raw.value.is_some_and(|value| self.events.reads(value)) {
+                    raw.look_at_headers(record);
+                }
                 if outcome.is_ok() {
                     outcome = each(self, &raw);
                 }
@@ -370,7 +373,7 @@ fn stamp_before(log: &Log, first_offset: i64, until: i64) -> Result<Option<i64>>
         let mut reading = log.read(&[(0, from)])?;
         let deadline = Instant::now() + PATIENCE;
         while reading.reached(0) < until {
-            reading.visit(WAIT, |raw| {
+            reading.visit(WAIT, |raw, _| {
                 if raw.offset < until {
                     newest = Some(raw.timestamp_ms);
                 }
