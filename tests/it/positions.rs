@@ -132,7 +132,9 @@ async fn a_position_is_reached_once_its_record_is_counted_and_not_before() {
 async fn a_write_is_read_back_through_a_process_that_does_not_fold() {
     let world = World::new("apart").await;
     let _orders = world.start(["process", "--only", "orders"]).await;
-    let _clicks = world.start(["process", "--only", "clicks"]).await;
+    let _others = world
+        .start(["process", "--only", "clicks,sales,sale_attempts"])
+        .await;
     let api = world.start(["api"]).await;
     let run = world.start(["api"]).await;
     for (writer, reader) in [(&api, &run), (&run, &api), (&api, &api)] {

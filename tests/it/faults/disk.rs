@@ -111,9 +111,10 @@ async fn kafkas_disk_is_full(turn: &Turn, disk: &SmallDisk) {
     disk.fill_but(random.random_range(0..200_000));
     clicks.failed_more(16).await;
     orders.failed_more(2).await;
-    disk.free();
-    // It has given up its log: a start is what brings it back.
+    // It has given up its log: a start is what brings it back. Before there is room again: Kafka writes behind what it
+    // wrote in part, acknowledges it, and cuts it off when it starts.
     turn.kill("kafka").await;
+    disk.free();
     turn.start("kafka").await;
     clicks.acknowledged_more(200).await;
     orders.acknowledged_more(5).await;
