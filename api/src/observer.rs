@@ -7,7 +7,7 @@ use processors::{
     status::Doing,
 };
 use producers::clock;
-use projections::projection::live_generations;
+use projections::projection::{Projection, live_generations};
 use schemas::topics::TOPICS;
 
 use crate::app::App;
@@ -41,17 +41,29 @@ async fn look_at_broker(app: &Arc<App>) {
 
 async fn look_at_projections(app: &Arc<App>) {
     let looked = tokio::time::timeout(LOOK_TIMEOUT, try_look_at_projections(app)).await;
+    let mut offsets = None;
     let doing = match looked.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-        Ok(()) => Doing::Running,
+        Ok(found) => {
+            offsets = Some(found);
+            Doing::Running
+        }
         Err(error) => {
             let address = app.services.database.address();
             Doing::Waiting(format!("Postgres at {address}: {error}"))
         }
     };
     app.services.status.set(DATABASE, doing);
+    // The broker is asked for the ends of the log: if that takes long, it says nothing of Postgres.
+    if let Some(offsets) = offsets {
+        let _ = tokio::time::timeout(LOOK_TIMEOUT, measure_lag(app, offsets)).await;
+    }
 }
 
-async fn try_look_at_projections(app: &Arc<App>) -> sqlx::Result<()> {
+/// Partitions and next offsets of each projection.
+type NextOffsets = Vec<(&'static Projection, Vec<(i32, i64)>)>;
+
+/// Notes the generations that are live, and gives where each projection goes on.
+async fn try_look_at_projections(app: &Arc<App>) -> sqlx::Result<NextOffsets> {
     let mut connection = app.pool.borrow().await?;
     let offsets = next_offsets(&mut connection).await?;
     let generations = live_generations(&mut *connection).await?;
@@ -61,6 +73,10 @@ async fn try_look_at_projections(app: &Arc<App>) -> sqlx::Result<()> {
         let gauge = app.metrics.generation.get_or_create(&label).clone();
         gauge.set(i64::from(generation));
     }
+    Ok(offsets)
+}
+
+async fn measure_lag(app: &Arc<App>, offsets: NextOffsets) {
     for (projection, next_offsets) in offsets {
         let measuring = Arc::clone(app);
         let measure = move || {
@@ -72,7 +88,6 @@ async fn try_look_at_projections(app: &Arc<App>) -> sqlx::Result<()> {
             lags.iter().for_each(|lag| show_lag(app, lag));
         }
     }
-    Ok(())
 }
 
 fn show_lag(app: &App, lag: &Lag) {
