@@ -22,13 +22,14 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Observes for as long as it is polled.
 pub async fn observe(app: Arc<App>) {
     loop {
-        look_at_broker(&app).await;
-        look_at_projections(&app).await;
+        let answers = look_at_broker(&app).await;
+        look_at_projections(&app, answers).await;
         tokio::time::sleep(EVERY).await;
     }
 }
 
-async fn look_at_broker(app: &Arc<App>) {
+/// Whether it answers.
+async fn look_at_broker(app: &Arc<App>) -> bool {
     let asking = Arc::clone(app);
     let check = move || asking.topics.check(TOPICS);
     let doing = match tokio::task::spawn_blocking(check).await {
@@ -36,10 +37,12 @@ async fn look_at_broker(app: &Arc<App>) {
         Ok(Err(error)) => Doing::Waiting(error.to_string()),
         Err(error) => Doing::Waiting(error.to_string()),
     };
+    let answers = doing == Doing::Running;
     app.services.status.set(BROKER, doing);
+    answers
 }
 
-async fn look_at_projections(app: &Arc<App>) {
+async fn look_at_projections(app: &Arc<App>, broker_answers: bool) {
     let looked = tokio::time::timeout(LOOK_TIMEOUT, try_look_at_projections(app)).await;
     let mut offsets = None;
     let doing = match looked.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
@@ -54,7 +57,7 @@ async fn look_at_projections(app: &Arc<App>) {
     };
     app.services.status.set(DATABASE, doing);
     // The broker is asked for the ends of the log: if that takes long, it says nothing of Postgres.
-    if let Some(offsets) = offsets {
+    if let Some(offsets) = offsets.filter(|_| broker_answers) {
         let _ = tokio::time::timeout(LOOK_TIMEOUT, measure_lag(app, offsets)).await;
     }
 }
