@@ -29,12 +29,12 @@ use processors::{
 };
 use producers::{
     append::{Outcome, Stamp},
-    clock,
+    sales,
     writer::{AppendError, Context, EventWriter},
 };
 use schemas::{
     position::Position,
-    sales::{CheckoutRequested, Code, PurchaseRequested, SaleEvent},
+    sales::{Code, SaleEvent},
 };
 use tokio::{sync::Notify, time::timeout};
 
@@ -162,25 +162,16 @@ impl Sale {
 
     /// A request for an item.
     pub fn checkout(&self, user_id: i64, item_id: i32, key: Option<String>) -> SaleEvent {
-        SaleEvent::CheckoutRequested(CheckoutRequested {
-            user_id,
-            item_id,
-            requested_at: clock::now_ms(),
-            rules_seen: self.rules_seen.load(Ordering::Acquire),
-            nonce: clock::chance(),
-            key,
-        })
+        self.stamp().checkout(user_id, item_id, key)
     }
 
     /// A request to buy what is reserved.
     pub fn purchase(&self, code: Code, key: Option<String>) -> SaleEvent {
-        SaleEvent::PurchaseRequested(PurchaseRequested {
-            code,
-            requested_at: clock::now_ms(),
-            rules_seen: self.rules_seen.load(Ordering::Acquire),
-            nonce: clock::chance(),
-            key,
-        })
+        self.stamp().purchase(code, key)
+    }
+
+    fn stamp(&self) -> sales::Stamp {
+        sales::Stamp::now(self.rules_seen.load(Ordering::Acquire))
     }
 
     /// Why the log would refuse this checkout, if that is certain without asking it.

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use processors::sales::Verdict;
 use producers::{
     append::{Appender, Profile},
+    clock,
     kafka::Kafka,
     metrics::AppendMetrics,
 };
