@@ -1,7 +1,9 @@
 //! What can be said on the command line. One struct a command; `--help` is the reference.
 
 mod connection;
+mod replay;
 mod sale;
+mod segments;
 
 use std::{error::Error, fmt, path::PathBuf};
 
@@ -12,7 +14,9 @@ use schemas::{position::Position, sales::SaleId};
 
 pub use self::{
     connection::{Connection, Logging},
+    replay::{Building, ReplayArgs, VerifyArgs},
     sale::{Asking, EmitCheckout, EmitPurchase, EmitSale, EmitSaleRules},
+    segments::{EmitMembership, EmitSegment, Requesting},
 };
 use crate::commands::serve::{ApiArgs, ProcessArgs, RunArgs};
 
@@ -48,14 +52,29 @@ pub enum Command {
     Emit(EmitArgs),
     /// List the topics, look into them, create them; without a command, list them.
     Topics(TopicsArgs),
+    /// Check whether this build can read what was written before it.
+    Schemas(SchemasArgs),
     /// Tell how far the projections are behind the log.
     ///
     /// In records, and in seconds: the age of the oldest record that is not applied yet.
     Lag(LagArgs),
     /// List the records that could not be folded, newest first, and why.
     ///
-    /// Their bytes stay in the log; `show` prints them.
+    /// Their bytes stay in the log; `show` prints them, `retry` folds them after all.
     DeadLetters(DeadLettersArgs),
+    /// Make the tables of a projection anew from the log, while the old ones serve.
+    ///
+    /// Builds the next generation beside the live one, compares both at the same place of the log, tells what is other
+    /// rows, and switches: no request fails, and no position goes back. The old generation is kept for --rollback until
+    /// --drop-old. Whatever ends it before the switch leaves what is live as it was; called again, it goes on or begins
+    /// anew. It takes about as much room on the disk as the live tables have.
+    Replay(ReplayArgs),
+    /// Prove that the tables of projections are what the log says.
+    ///
+    /// Builds a generation as `replay` does, compares it with what is live at the same place of the log, and drops it
+    /// again; folding goes on meanwhile. Fails if a row is different, and tells the first of them by column, with the
+    /// records that should have made them.
+    Verify(VerifyArgs),
     /// Prove from the log that a sale kept its promises, and that the tables say the same.
     ///
     /// Reads what was requested in the sale and checks each verdict anew: no more is sold than there is, nothing twice,
@@ -101,6 +120,18 @@ pub enum Emit {
     Click(EmitClick),
     /// Orders, from a file or made up.
     Order(EmitOrder),
+    /// Profiles of users: one, from a file, or made up.
+    User(EmitUser),
+    /// A new segment of users, or the end of one.
+    ///
+    /// Appends the request, and reads its verdict from Postgres once a projection has folded it. Succeeds if it was done,
+    /// fails if it was refused.
+    Segment(EmitSegment),
+    /// A user is put into segments, and taken out of others: all of it or nothing.
+    ///
+    /// Appends the request, and reads its verdict from Postgres once a projection has folded it. Succeeds if it was done,
+    /// fails if it was refused.
+    Membership(EmitMembership),
     /// Rules for the sales of the UTC hours to come.
     ///
     /// An hour keeps its rules from the first request that it counts: the newest that this request's appender had
@@ -152,6 +183,39 @@ pub struct EmitOrder {
     pub manner: Manner,
 }
 
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["id", "file", "sample"]))]
+pub struct EmitUser {
+    /// The user whose profile is set.
+    #[arg(long, value_name = "ID", requires_all = ["deeplink", "promo"])]
+    pub id: Option<String>,
+    /// Where the app leads this user.
+    #[arg(long, value_name = "LINK", requires = "id")]
+    pub deeplink: Option<String>,
+    /// What this user is told.
+    #[arg(long, value_name = "TEXT", requires = "id")]
+    pub promo: Option<String>,
+    /// The file to read, `-` for stdin: CSV under a line with the names user_id, deeplink and promo_message, or NDJSON with
+    /// these fields. Its name tells (.csv, .ndjson), or else its first character.
+    ///
+    /// All of it is checked before anything is sent, so it is read twice; stdin goes through a temporary file. Neither takes
+    /// memory by its length.
+    #[arg(long, short, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Sends the good rows of a file that has bad ones, and writes these into a file beside it (users.csv:
+    /// users.bad.csv), from which they can be sent once they are mended.
+    #[arg(long, requires = "file", conflicts_with_all = ["sample", "id"])]
+    pub skip_bad: bool,
+    /// Makes up this many plausible profiles, of the users sample-1, sample-2, …
+    #[arg(long, value_name = "N", value_parser = how_many)]
+    pub sample: Option<usize>,
+    /// The same seed makes the same profiles; without one, they are new each time.
+    #[arg(long, value_name = "SEED", requires = "sample", conflicts_with_all = ["file", "id"])]
+    pub seed: Option<u64>,
+    #[command(flatten)]
+    pub manner: Manner,
+}
+
 /// How events are sent, and how the outcome is told.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Manner {
@@ -162,7 +226,7 @@ pub struct Manner {
     #[arg(long)]
     pub dry_run: bool,
     /// Prints the outcome as JSON: how many were appended, not written, unknown, the last position of each partition,
-    /// and the trace that the orders' headers and what is logged about them name.
+    /// and the trace that the headers of orders and profiles, and what is logged about them, name.
     #[arg(long)]
     pub json: bool,
 }
@@ -198,7 +262,7 @@ pub enum Topics {
     /// Create the topics that are missing and register their schemas; report what differs and alter nothing.
     ///
     /// May be repeated. Fails if a topic differs from what it has to be. A cluster that misses a broker just now is asked
-    /// again, for up to a minute.
+    /// again, for up to two minutes, and so is a registry that is slow.
     Apply(ApplyArgs),
 }
 
@@ -213,6 +277,34 @@ pub struct ApplyArgs {
     /// Only says what would be done.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemasArgs {
+    #[command(subcommand)]
+    pub command: Schemas,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Schemas {
+    /// Check every version that is registered: this build has to be able to read it.
+    ///
+    /// A line a topic: ok, warning or failed. To be run with a new build before it takes over. Writes nothing; fails if
+    /// a check does.
+    Check(SchemasCheck),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct SchemasCheck {
+    /// Decodes every record on the log, too, and names the first of each topic that cannot be read.
+    ///
+    /// Records that no build could read, for want of a frame or with a schema that is not the topic's, are counted and
+    /// are no failure: the folds make dead letters of them.
+    #[arg(long)]
+    pub against_log: bool,
+    /// Prints JSON, for programs: an object a line, with check, verdict and found.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -318,6 +410,21 @@ pub struct DeadLettersArgs {
     /// Only those of this projection.
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(runtime::names()))]
     pub projection: Option<String>,
+    /// Only those of this topic, with the prefix or without.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Only those given up for this reason, such as `unknown_schema`.
+    #[arg(long, value_name = "REASON")]
+    pub reason: Option<String>,
+    /// Only records of this time or later: a time such as 2026-01-02T03:04:05Z, or an age such as -10m, -2h30m, -1d.
+    #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
+    pub since: Option<Start>,
+    /// Only records of an earlier time, or older than this age.
+    #[arg(long, value_name = "WHEN", value_parser = moment, allow_hyphen_values = true)]
+    pub until: Option<Start>,
+    /// Counts them by projection, topic and reason, with the age of the oldest and of the newest.
+    #[arg(long)]
+    pub summary: bool,
     /// How many at most.
     #[arg(long, short = 'n', value_name = "N", default_value = "50", value_parser = how_many)]
     pub limit: usize,
@@ -335,6 +442,43 @@ pub enum DeadLetters {
         /// Where it stands: `topic/partition@offset`, the topic with the prefix or without.
         position: Position,
     },
+    /// Fold them after all, as if they had been read now at their own place.
+    ///
+    /// As when the registry has learned a schema since. A click is added; of two orders of one uid the earlier stands, of
+    /// two profiles of a user the later. Each is one transaction, which deletes the dead letter: so a record counts once,
+    /// however often and from wherever this is run, also while the folds go on. What still cannot be folded stays, and
+    /// says why. Requests of a sale or about segments are never folded late: their verdict is given. If the fold's version
+    /// rose since, `millrace replay` is the way. Fails unless all of them are folded.
+    Retry(RetryArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// Where they stand: `topic/partition@offset`, the topic with the prefix or without.
+    #[arg(value_name = "POSITION", required_unless_present = "reason")]
+    pub positions: Vec<Position>,
+    /// All that were given up for this reason, such as `unknown_schema`.
+    #[arg(
+        long,
+        value_name = "REASON",
+        requires = "projection",
+        conflicts_with = "positions"
+    )]
+    pub reason: Option<String>,
+    /// Those of this projection.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(runtime::names()))]
+    pub projection: Option<String>,
+    /// Says what would come of it, and changes nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A time or an age.
+fn moment(text: &str) -> Result<Start, String> {
+    match Start::parse(text) {
+        Ok(moment @ (Start::Time(_) | Start::Ago(_))) => Ok(moment),
+        _ => Err("write a time such as 2026-01-02T03:04:05Z, or an age such as -10m".to_owned()),
+    }
 }
 
 fn banner(text: &str) -> Result<i64, String> {
@@ -422,12 +566,24 @@ mod tests {
             "millrace emit order",
             "millrace emit order --file a --sample 1",
             "millrace emit order --file a --seed 1",
+            "millrace emit user",
+            "millrace emit user --id a",
+            "millrace emit user --id a --deeplink b",
+            "millrace emit user --deeplink b --promo c",
+            "millrace emit user --file a --sample 1",
+            "millrace emit user --file a --seed 1",
+            "millrace emit user --sample 1 --skip-bad",
             "millrace topics tail",
             "millrace topics get orders",
             "millrace audit",
             "millrace audit sale",
             "millrace audit sale today",
             "millrace audit sale 20260231T0900Z",
+            "millrace dead-letters --since 5",
+            "millrace dead-letters --until yesterday",
+            "millrace dead-letters retry",
+            "millrace dead-letters retry --reason invalid",
+            "millrace dead-letters retry clicks/0@1 --projection clicks --reason invalid",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

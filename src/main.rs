@@ -14,11 +14,15 @@ mod output;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tikv_jemallocator::Jemalloc;
 
 use crate::{
     cli::{Cli, Command, WrongUse},
     output::ReaderGone,
 };
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 const FAILED: u8 = 1;
 const USED_WRONGLY: u8 = 2;
@@ -50,7 +54,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Process(args) => commands::serve::process(connection, args).await,
         Command::Emit(args) => commands::emit::emit(&connection, args.what).await,
         Command::Topics(args) => commands::topics::topics(&connection, args).await,
+        Command::Schemas(args) => commands::schemas::schemas(&connection, &args).await,
         Command::Lag(args) => commands::lag::lag(&connection, &args).await,
+        Command::Replay(args) => commands::replay::replay(&connection, &args).await,
+        Command::Verify(args) => commands::verify::verify(&connection, &args).await,
         Command::Audit(args) => commands::audit::audit(&connection, &args).await,
         Command::Doctor(args) => commands::doctor::doctor(&connection, &args).await,
         Command::DeadLetters(args) => commands::dead_letters::dead_letters(&connection, args).await,

@@ -23,18 +23,29 @@ use projections::{
 };
 use schemas::{
     clicks::BannerClicked, event::Event, orders::OrderPlaced, registry::RegistryError,
-    sale_attempts::CheckoutRefused, topics::Topic,
+    sale_attempts::CheckoutRefused, topics::Topic, users::UserEvent,
 };
 use tokio::sync::Semaphore;
 
 use crate::{
-    cache::{Coherent, Weight},
+    cache::{Bounds, Coherent, Weight},
+    history::History,
+    limiter::{Limiter, Rates},
+    lookup::Cached,
     metrics::{Answered, ApiMetrics, ProcessMetrics},
     observer,
+    overview::Overview,
     pages::sale_shelf::Shelf,
     positions::{self, LogEnds},
+    reading::Reader,
+    routes::{
+        orders::Orders,
+        segments::SegmentsOfUsers,
+        users::{Users, UsersById},
+    },
     sale::{self, Attempts, Queue, Sale, live::Live},
-    tail,
+    segments::{self, Segments},
+    tail::TAILS,
     trace::Failures,
 };
 
@@ -44,6 +55,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_000);
 pub(crate) const BACKGROUND_CONNECTIONS: u32 = 2;
 /// Long answers that are made at a time.
 const LONG_ANSWERS_MAX: usize = 2;
+/// Reports that are taken at a time; each has a connection to Postgres.
+pub(crate) const REPORTS_MAX: usize = 2;
 /// Between attempts to do what has to be done at start.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Parts of the process, as `/readyz` names them.
@@ -55,10 +68,16 @@ const TABLES: &str = "tables";
 pub struct Limits {
     /// How long a read waits for the position that it asked for.
     pub wait: Duration,
+    /// How long a look-up of a user waits for Postgres.
+    pub query: Duration,
     /// The most connections to Postgres for queries.
     pub connections_max: u32,
     /// The most memory that the caches take, in bytes.
     pub cache_bytes_max: u64,
+    /// For how long an entry of a cache may stay since it was written; as long as there is room without it.
+    pub cache_ttl: Option<Duration>,
+    /// How often callers may ask.
+    pub rates: Rates,
     /// Whether there are the routes of [`crate::routes::bench`].
     pub bench_routes: bool,
 }
@@ -71,6 +90,8 @@ pub struct App {
     pub limits: Limits,
     /// Connections for what runs beside the requests.
     pub pool: Pool,
+    /// Profiles on their way to the log.
+    pub user_writer: Arc<EventWriter<UserEvent>>,
     /// Orders on their way to the log.
     pub order_writer: Arc<EventWriter<OrderPlaced>>,
     /// The flash sale.
@@ -79,16 +100,30 @@ pub struct App {
     pub live: Live,
     /// What was bought last in it.
     pub shelf: Shelf,
+    /// Requests to the segments, on their way to an answer.
+    pub segments: Arc<Segments>,
+    /// Counts requests, where they are counted.
+    pub limiter: Limiter,
     /// Orders that were read, as the JSON of their answer.
     pub orders: Coherent<Bytes>,
+    /// Profiles that were read, as part of the JSON of their answer.
+    pub users: Coherent<Bytes>,
+    /// The segments of users that were read, as the JSON of their answer and for how long it holds.
+    pub segments_of_users: Coherent<Bytes>,
     /// Lets few long answers be in memory at a time, until they are sent.
     pub long_answers: Arc<Semaphore>,
+    /// Lets few reports be taken at a time.
+    pub reports: Arc<Semaphore>,
     /// How far the projections are behind.
     pub meter: Meter,
+    /// How the log and the projections stand.
+    pub overview: Overview,
     /// Where the log ends.
     pub log_ends: LogEnds,
     /// Whether the broker answers and has the topics.
     pub topics: Checker,
+    /// Whether the topics are the same as before.
+    pub history: History,
     /// What is counted.
     pub metrics: ApiMetrics,
     /// Keeps the log of failed requests short.
@@ -114,6 +149,12 @@ pub struct Core {
     pub pool: Pool,
     /// Requests on their way to the log of the sale.
     pub sale_queue: Arc<Queue>,
+    /// Requests on their way to the log of the segments.
+    pub segment_queue: Arc<segments::Queue>,
+    /// Verdicts on their way from the tables of the segments.
+    pub verdicts: Arc<Reader<segments::Verdicts>>,
+    /// Users on their way from their table.
+    pub users: Arc<Reader<UsersById>>,
     /// Refusals that needed no log.
     pub attempts: Arc<Attempts>,
     /// Its clicks.
@@ -149,17 +190,21 @@ impl App {
         let prefix = &services.kafka.prefix;
         let click_writer = Arc::new(EventWriter::new(Arc::clone(&appender), prefix));
         // Said before anybody can ask: the process is not ready until each of these is at work.
-        for part in [
+        let parts = [
             SCHEMAS,
             TABLES,
-            tail::PART,
             sale::tail::PART,
             sale::tail::RULES,
             observer::BROKER,
             observer::DATABASE,
-        ] {
+        ];
+        for part in parts.into_iter().chain(TAILS.iter().map(|tail| tail.part)) {
             services.status.set(part, Doing::Starting);
         }
+        let room = Room {
+            limits: &limits,
+            metrics: &metrics,
+        };
         let pool = services
             .database
             .pool(BACKGROUND_CONNECTIONS, ACQUIRE_TIMEOUT);
@@ -167,20 +212,27 @@ impl App {
             pools: Mutex::new(vec![pool.clone()]),
             lanes: Mutex::default(),
             pool,
+            user_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
             order_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
             attempt_writer: Arc::new(EventWriter::new(Arc::clone(&appender), prefix)),
             sale: Arc::new(Sale::new(EventWriter::new(Arc::clone(&appender), prefix))),
+            segments: Arc::new(Segments::new(EventWriter::new(
+                Arc::clone(&appender),
+                prefix,
+            ))),
+            limiter: Limiter::new(limits.rates),
             live: Live::default(),
             shelf: Shelf::default(),
-            orders: Coherent::new(
-                OrderPlaced::TOPIC.partitions,
-                limits.cache_bytes_max,
-                metrics.caches.of("orders"),
-            ),
+            orders: room.of::<Orders>(),
+            users: room.of::<Users>(),
+            segments_of_users: room.of::<SegmentsOfUsers>(),
             long_answers: Arc::new(Semaphore::new(LONG_ANSWERS_MAX)),
+            reports: Arc::new(Semaphore::new(REPORTS_MAX)),
             meter: Meter::new(&services.kafka)?,
+            overview: Overview::default(),
             log_ends: LogEnds::new(&services.kafka)?,
             topics: Checker::new(&services.kafka)?,
+            history: History::default(),
             metrics,
             failures: Arc::default(),
             registry,
@@ -205,7 +257,9 @@ impl App {
         let registry = &self.services.registry;
         self.click_writer.register(registry).await?;
         self.order_writer.register(registry).await?;
+        self.user_writer.register(registry).await?;
         self.sale.writer().register(registry).await?;
+        self.segments.writer().register(registry).await?;
         self.attempt_writer.register(registry).await
     }
 
@@ -232,19 +286,31 @@ impl App {
             .await
     }
 
+    /// Drops what is cached of a projection: its rows are others now.
+    pub fn forget_rows_of(&self, projection: &str) {
+        let tails = TAILS
+            .iter()
+            .filter(|tail| tail.projection.name == projection);
+        tails.for_each(|tail| (tail.cache)(self).drop_all());
+    }
+
     /// Brings up to date what is not counted as it happens.
     pub fn look_at_gauges(&self) {
         let metrics = &self.metrics;
+        let tailed = TAILS.iter().map(|tail| (tail.cache)(self));
         let waiting = self.services.watermarks.waiters()
-            + self.orders.passed().waiters()
+            + tailed
+                .clone()
+                .map(|cache| cache.passed().waiters())
+                .sum::<usize>()
             + self.sale.progress().waiters();
         let in_lanes: usize = lock(&self.lanes).iter().map(|lane| lane.waiters()).sum();
         metrics.show_waiters("append", in_lanes + self.appender.in_flight());
         metrics.show_waiters("position", waiting);
-        metrics.show_waiters("verdict", self.sale.waiters());
+        metrics.show_waiters("verdict", self.sale.waiters() + self.segments.waiters());
         let stock = self.sale.stock(clock::now_ms());
         metrics.sale.show(stock.as_ref(), self.live.listeners());
-        self.orders.show_size();
+        tailed.for_each(Coherent::show_size);
         let pools = lock(&self.pools);
         let (all, idle) = pools.iter().map(Pool::size).fold((0, 0), add);
         metrics.show_connections("idle", idle);
@@ -267,6 +333,9 @@ impl Core {
         lock(&app.pools).push(pool.clone());
         lock(&app.lanes).push(Arc::clone(&clicks));
         Self {
+            segment_queue: Arc::new(segments::Queue::new(Arc::clone(&app.segments))),
+            verdicts: Arc::new(Reader::new(pool.clone(), segments::READ_MAX)),
+            users: Arc::new(Reader::new(pool.clone(), app.limits.query)),
             pool,
             sale_queue: Arc::new(Queue::new(Arc::clone(&app.sale))),
             attempts: Arc::new(Attempts::new(
@@ -278,6 +347,25 @@ impl Core {
             closing: AtomicBool::new(false),
             app,
         }
+    }
+}
+
+/// The memory for caches, which the domains share alike.
+struct Room<'a> {
+    limits: &'a Limits,
+    metrics: &'a ApiMetrics,
+}
+
+impl Room<'_> {
+    fn of<D: Cached>(&self) -> Coherent<Bytes> {
+        Coherent::new(
+            D::Event::TOPIC.partitions,
+            Bounds {
+                bytes_max: self.limits.cache_bytes_max / TAILS.len() as u64,
+                ttl: self.limits.cache_ttl,
+            },
+            self.metrics.caches.of(D::PROJECTION.name),
+        )
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use moka::{ops::compute::Op, sync::Cache};
+use moka::{notification::RemovalCause, ops::compute::Op, sync::Cache};
 use processors::watermarks::Progress;
 use tokio::{
     sync::watch,
@@ -38,6 +38,15 @@ const ENTRY_BYTES: usize = 200;
 pub trait Weight: Clone + Send + Sync + 'static {
     /// Size on the heap, in bytes.
     fn bytes(&self) -> usize;
+}
+
+/// What a cache may keep. Nothing depends on it that an entry goes: the log keeps fresh what is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How much, in bytes.
+    pub bytes_max: u64,
+    /// For how long an entry may stay since it was written; as long as there is room without it.
+    pub ttl: Option<Duration>,
 }
 
 /// A cache of the values of one topic's keys.
@@ -108,16 +117,20 @@ pub struct Wanted<'a> {
 }
 
 impl<V: Weight> Coherent<V> {
-    /// An empty cache of at most `bytes_max` bytes for a topic of `partitions` partitions.
-    pub fn new(partitions: i32, bytes_max: u64, metrics: CacheMetrics) -> Self {
+    /// An empty cache for a topic of `partitions` partitions.
+    pub fn new(partitions: i32, bounds: Bounds, metrics: CacheMetrics) -> Self {
         let evictions = metrics.evictions.clone();
-        let entries = Cache::builder()
+        let mut entries = Cache::builder();
+        if let Some(ttl) = bounds.ttl {
+            entries = entries.time_to_live(ttl);
+        }
+        let entries = entries
             .eviction_listener(move |_, _, cause| {
-                if cause.was_evicted() {
+                if cause == RemovalCause::Size {
                     evictions.inc();
                 }
             })
-            .max_capacity(bytes_max)
+            .max_capacity(bounds.bytes_max)
             .weigher(|key: &String, entry: &Entry<V>| {
                 let value = match &entry.state {
                     State::Known {
@@ -314,6 +327,12 @@ impl<V: Weight> Coherent<V> {
 
     /// For the tail: it begins with a record. Says whether the key has an entry that [`Self::observe`] must see.
     pub fn begin(&self, key: &str, partition: i32, offset: i64) -> bool {
+        self.begin_all(partition, offset);
+        self.entries.contains_key(key)
+    }
+
+    /// For the tail: it begins with a record that touches every key. See [`Self::drop_all`].
+    pub fn begin_all(&self, partition: i32, offset: i64) {
         if let Some(begun) = self.slot(partition) {
             begun.store(offset + 1, Ordering::SeqCst);
         }
@@ -321,7 +340,6 @@ impl<V: Weight> Coherent<V> {
         // later load may pass each other; not with a fence on either side. (moka's entries are atomic pointers, and
         // nothing is asked before them that could be out of date.)
         fence(Ordering::SeqCst);
-        self.entries.contains_key(key)
     }
 
     /// For the tail: folds a record into the entry of its key, as the projection folds it into the row. An entry
@@ -348,6 +366,54 @@ impl<V: Weight> Coherent<V> {
                 },
             };
             Op::Put(Entry { life, state })
+        });
+    }
+
+    /// For the tail: a record changes the value of this key, and only the projection knows to what. The entry goes; one
+    /// that is being read must reach beyond this record.
+    pub fn drop_entry(&self, key: &str, offset: i64) {
+        self.entries.entry_by_ref(key).and_compute_with(|entry| {
+            let Some(Entry { life, state }) = entry.map(moka::Entry::into_value) else {
+                return Op::Nop;
+            };
+            match state {
+                State::Pending {
+                    ticket,
+                    needed,
+                    answer,
+                } => Op::Put(Entry {
+                    life,
+                    state: State::Pending {
+                        ticket,
+                        needed: needed.max(offset + 1),
+                        answer,
+                    },
+                }),
+                State::Known { position, .. } if position >= offset => Op::Nop,
+                State::Known { .. } => Op::Remove,
+            }
+        });
+    }
+
+    /// For the tail: the same for every key, after [`Self::begin_all`]. And for who sees that the tables are others: what
+    /// the tail has passed, the new ones have, too.
+    pub fn drop_all(&self) {
+        // What older placeholders fill nobody sees; newer ones find this record begun, and read the new tables.
+        self.life.fetch_add(1, Ordering::SeqCst);
+        // Only makes room: it goes by a clock.
+        self.entries.invalidate_all();
+    }
+
+    /// Forgets what is known of a key, for who sees that it is over.
+    pub fn forget(&self, key: &str) {
+        self.entries.entry_by_ref(key).and_compute_with(|entry| {
+            match entry.map(moka::Entry::into_value) {
+                Some(Entry {
+                    state: State::Known { .. },
+                    ..
+                }) => Op::Remove,
+                _ => Op::Nop,
+            }
         });
     }
 

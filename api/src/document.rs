@@ -44,7 +44,7 @@ static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
 pub struct Head;
 
 const ABOUT: &str = "\
-Orders, banner clicks and a flash sale. The log is the truth: a write is answered once the log has it, and everything that \
+Users and their segments, orders, banner clicks and a flash sale. The log is the truth: a write is answered once the log has it, and everything that \
 is read is computed from the log. What the sale answers is decided by the log's order, the same in every process.
 
 **Reading your own writes.** A write says where it stands on the log: `Millrace-Position: orders/3@41`. A read that is \
@@ -56,8 +56,8 @@ answers 404 `not_found`; a method that is not listed answers 405 `method_not_all
 Every `GET` can be asked as `HEAD`.
 
 **503** is what a caller sees when a server behind the API is away. `not_applied`: nothing was written, send it again. \
-`outcome_unknown`: it may have been written, as the acknowledgement was lost; an order can be sent again without \
-harm, and so can a request of the sale with its `Idempotency-Key`; a click may then count twice.";
+`outcome_unknown`: it may have been written, as the acknowledgement was lost; an order or a profile can be sent again \
+without harm, and so can a request of the sale or of the segments with its `Idempotency-Key`; a click may then count twice.";
 
 /// The route of the document.
 pub fn router<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S> {
@@ -136,6 +136,20 @@ problems! {
     PurchaseRefused: CodeUnknown, CodeExpired, CodeUsed;
     /// Of what is read from the sale that runs.
     SaleReadProblems: BadRequest, Internal, NotCaughtUp, NotApplied, Timeout;
+    /// Of everything that the projection of the segments decides.
+    SegmentProblems: BadRequest, Internal, NotApplied, OutcomeUnknown, Timeout;
+    /// Of a segment that is to be created.
+    SegmentExists: SegmentExists;
+    /// Of a key that came with another request.
+    KeyReused: KeyReused;
+    /// Of everything about reports.
+    ReportProblems: BadRequest, Internal, DatabaseUnavailable, LogUnavailable, Timeout;
+    /// Of a report that is taken.
+    ReportFileProblems: Internal, DatabaseUnavailable, NotCaughtUp, Overloaded, Timeout;
+    /// Of reads whose callers are counted.
+    LimitedReads: RateLimited;
+    /// Of how the log stands.
+    LogProblems: Internal, NotCaughtUp, Timeout;
     /// Of the events of the sale that runs.
     SaleEventsProblems: Internal, Overloaded, Timeout;
 }
@@ -147,6 +161,16 @@ impl IntoResponses for Crowded {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let crowded = answer(CROWDED, &[Reason::Overloaded]);
         [(CROWDED.as_str().to_owned(), part(crowded))].into()
+    }
+}
+
+/// Of requests that the log decides, and whose callers are counted.
+pub struct Limited;
+
+impl IntoResponses for Limited {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let limited = answer(CROWDED, &[Reason::Overloaded, Reason::RateLimited]);
+        [(CROWDED.as_str().to_owned(), part(limited))].into()
     }
 }
 
@@ -173,7 +197,7 @@ pub fn outside() -> [(String, RefOr<Response>); 2] {
 }
 
 /// The answer of one status.
-fn answer(status: StatusCode, reasons: &[Reason]) -> Value {
+pub(crate) fn answer(status: StatusCode, reasons: &[Reason]) -> Value {
     let lines = reasons
         .iter()
         .map(|reason| format!("* `{}`: {}", reason.name(), about(*reason)));
@@ -185,6 +209,20 @@ fn answer(status: StatusCode, reasons: &[Reason]) -> Value {
             "description": "After so many seconds it may be tried again; not with `outcome_unknown` or `timeout`.",
             "schema": {"type": "integer", "minimum": 1},
         });
+    }
+    if reasons.contains(&Reason::RateLimited) {
+        for (name, description) in [
+            (
+                "RateLimit",
+                "How much more may be asked now (r), of the limits that the request was counted for.",
+            ),
+            (
+                "RateLimit-Policy",
+                "How much may be asked (q) in so many seconds (w).",
+            ),
+        ] {
+            headers[name] = json!({"description": description, "schema": {"type": "string"}});
+        }
     }
     if reasons.contains(&Reason::MethodNotAllowed) {
         headers["Allow"] = json!({
@@ -223,21 +261,34 @@ fn about(reason: Reason) -> &'static str {
         Reason::ItemSold => "somebody has bought the item.",
         Reason::UserLimit => "the user has bought and reserved as many as one may.",
         Reason::SoldOut => "everything is bought.",
+        Reason::SegmentExists => "there is a segment of this name already.",
         Reason::CodeUnknown => "no reservation has this code.",
         Reason::CodeExpired => "the reservation has lapsed.",
         Reason::CodeUsed => "it was bought already.",
         Reason::KeyReused => "the `Idempotency-Key` came with another request before.",
-        Reason::TooLarge => "the body has more than 1 MiB, or the event more than a record holds.",
+        Reason::TooLarge => {
+            "the body has more than 1 MiB, the event more than a record holds, or a profile more than 64 KiB."
+        }
         Reason::NotJson => "the body says that it is something else than `application/json`.",
         Reason::Invalid => {
             "understood, but not valid; `errors` has every bad field. Nothing was written."
         }
         Reason::Internal => "an error on our side.",
         Reason::Timeout => "the request took too long; whether a write was done is not known.",
-        Reason::Overloaded => "too much is under way, or too many listen. Nothing was written.",
+        Reason::Overloaded => {
+            "too much is under way, too many listen, or too many take reports. Nothing was written."
+        }
+        Reason::RateLimited => {
+            "this address or this user has asked too often; `Retry-After` says when to come again."
+        }
         Reason::NotApplied => "the log did not get it. Nothing was written.",
-        Reason::OutcomeUnknown => "the log may have got it: its acknowledgement was lost.",
-        Reason::NotCaughtUp => "the position of `Millrace-Min-Position` was not reached in time.",
+        Reason::OutcomeUnknown => {
+            "the log may have got it: its acknowledgement was lost, or its verdict did not come in time."
+        }
+        Reason::NotCaughtUp => {
+            "the position of `Millrace-Min-Position`, or that of the report, was not reached in time."
+        }
         Reason::DatabaseUnavailable => "the database does not answer.",
+        Reason::LogUnavailable => "the broker does not answer.",
     }
 }

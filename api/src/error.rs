@@ -1,6 +1,6 @@
 //! Errors as callers see them: `application/problem+json` (RFC 9457) with a stable `reason` for programs.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroU32};
 
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -15,7 +15,7 @@ use schemas::event::Fault;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use crate::{cache::GetError, sale::Unsettled, trace};
+use crate::{cache::GetError, sale::Unsettled, segments, trace};
 
 /// The type of a problem's body.
 pub(crate) const PROBLEM: (HeaderName, HeaderValue) = (
@@ -45,6 +45,8 @@ pub enum Reason {
     UserLimit,
     /// Everything is bought.
     SoldOut,
+    /// There is a segment of this name already.
+    SegmentExists,
     /// No reservation has this code.
     CodeUnknown,
     /// The reservation has lapsed.
@@ -65,6 +67,8 @@ pub enum Reason {
     Timeout,
     /// Too much is on its way to the log.
     Overloaded,
+    /// This address or this user has asked too often.
+    RateLimited,
     /// Not written.
     NotApplied,
     /// Perhaps written.
@@ -73,6 +77,8 @@ pub enum Reason {
     NotCaughtUp,
     /// The database does not answer.
     DatabaseUnavailable,
+    /// The broker does not answer.
+    LogUnavailable,
 }
 
 impl Reason {
@@ -83,6 +89,7 @@ impl Reason {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::OrderExists
+            | Self::SegmentExists
             | Self::ItemReserved
             | Self::ItemSold
             | Self::UserLimit
@@ -93,13 +100,15 @@ impl Reason {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimited => CROWDED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Timeout
             | Self::Overloaded
             | Self::NotApplied
             | Self::OutcomeUnknown
             | Self::NotCaughtUp
-            | Self::DatabaseUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::DatabaseUnavailable
+            | Self::LogUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -114,6 +123,7 @@ impl Reason {
             Self::ItemSold => "item_sold",
             Self::UserLimit => "user_limit",
             Self::SoldOut => "sold_out",
+            Self::SegmentExists => "segment_exists",
             Self::CodeUnknown => "code_unknown",
             Self::CodeExpired => "code_expired",
             Self::CodeUsed => "code_used",
@@ -124,17 +134,20 @@ impl Reason {
             Self::Internal => "internal",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate_limited",
             Self::NotApplied => "not_applied",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::NotCaughtUp => "not_caught_up",
             Self::DatabaseUnavailable => "database_unavailable",
+            Self::LogUnavailable => "log_unavailable",
         }
     }
 
     /// Whether `Retry-After` tells to send it again.
     pub fn passes(self) -> bool {
         let is_in_doubt = matches!(self, Self::OutcomeUnknown | Self::Timeout);
-        self.status() == StatusCode::SERVICE_UNAVAILABLE && !is_in_doubt
+        let is_of_the_moment = matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | CROWDED);
+        is_of_the_moment && !is_in_doubt
     }
 }
 
@@ -231,6 +244,24 @@ impl ApiError {
         Self::new(Reason::OrderExists, detail)
     }
 
+    /// 409: there is a segment of this name.
+    pub fn segment_exists(slug: &str) -> Self {
+        let detail = format!("there is a segment {slug} already");
+        Self::new(Reason::SegmentExists, detail)
+    }
+
+    /// 404: there are no segments of these names.
+    pub fn unknown_segments(slugs: &[String]) -> Self {
+        let detail = format!("there is no segment {}", slugs.join(", "));
+        Self::new(Reason::NotFound, detail)
+    }
+
+    /// 429: this address or this user, of whom so much may come in a second.
+    pub fn rate_limited(of: &str, a_second: NonZeroU32) -> Self {
+        let detail = format!("more than {a_second} requests a second of this {of}: slow down");
+        Self::new(Reason::RateLimited, detail)
+    }
+
     /// 413: more bytes than are read.
     pub fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Reason::TooLarge, detail)
@@ -275,6 +306,29 @@ impl ApiError {
     /// 503: the position that was asked for is not reached yet.
     pub fn not_caught_up() -> Self {
         let detail = "the position of Millrace-Min-Position is not reached yet";
+        Self::new(Reason::NotCaughtUp, detail)
+    }
+
+    /// 503: the tables are yet to come to the position of the report.
+    pub fn report_not_ready() -> Self {
+        let detail = "the report is not done yet: see GET /report_check";
+        Self::new(Reason::NotCaughtUp, detail)
+    }
+
+    /// 503: there is no room for one more who takes a report.
+    pub fn too_many_reports() -> Self {
+        let detail = "too many take reports here: come again";
+        Self::new(Reason::Overloaded, detail)
+    }
+
+    /// 503: the broker does not answer.
+    pub fn no_log() -> Self {
+        Self::new(Reason::LogUnavailable, "the broker does not answer")
+    }
+
+    /// Nobody has looked at the log yet.
+    pub fn not_looked() -> Self {
+        let detail = "nothing has been seen of the log yet: /readyz says why if that lasts";
         Self::new(Reason::NotCaughtUp, detail)
     }
 
@@ -337,6 +391,24 @@ impl From<Unsettled> for ApiError {
     }
 }
 
+impl From<segments::Unsettled> for ApiError {
+    fn from(unsettled: segments::Unsettled) -> Self {
+        use segments::Unsettled;
+        let detail = unsettled.to_string();
+        match unsettled {
+            Unsettled::NoDatabase => Self::new(Reason::NotApplied, detail),
+            Unsettled::NotApplied(error) => error.into(),
+            Unsettled::Void => Self::void(),
+            Unsettled::KeyReused => Self::new(Reason::KeyReused, detail),
+            Unsettled::Unknown => Self::new(Reason::OutcomeUnknown, detail),
+            Unsettled::Overloaded => Self {
+                status: Some(CROWDED),
+                ..Self::new(Reason::Overloaded, detail)
+            },
+        }
+    }
+}
+
 impl From<AppendError> for ApiError {
     fn from(error: AppendError) -> Self {
         let detail = error.to_string();
@@ -377,6 +449,11 @@ impl ApiError {
 }
 
 impl ApiError {
+    /// Its reason, and the cause if there is one, for answers of another shape.
+    pub(crate) fn why(self) -> (Reason, Option<Cause>) {
+        (self.reason, self.cause)
+    }
+
     /// The JSON of its problem, in a request of this trace.
     pub(crate) fn body(self, trace: &Trace) -> Vec<u8> {
         let status = self.status();

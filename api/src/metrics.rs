@@ -1,8 +1,10 @@
 //! What the API counts, and the text of `/metrics`.
 
+mod builds;
 mod http;
 mod process;
 mod sale;
+mod segments;
 mod text;
 
 use std::sync::atomic::AtomicU64;
@@ -11,9 +13,11 @@ use processors::status::OfPartition;
 use producers::metrics::{Counter, Family, Gauge, Registry};
 
 pub use self::{
+    builds::BuildMetrics,
     http::{Answered, HttpMetrics, OfRoute, UNMATCHED},
     process::ProcessMetrics,
     sale::SaleMetrics,
+    segments::SegmentMetrics,
     text::text,
 };
 
@@ -59,6 +63,8 @@ pub struct ApiMetrics {
     pub caches: CachesMetrics,
     /// The flash sale.
     pub sale: SaleMetrics,
+    /// The segments.
+    pub segments: SegmentMetrics,
     /// Records that a projection has yet to apply.
     pub lag_records: Family<OfPartition, Gauge>,
     /// Age of the oldest record that a projection has yet to apply, in seconds.
@@ -67,6 +73,8 @@ pub struct ApiMetrics {
     pub next_offset: Family<OfPartition, Gauge>,
     /// The generation that is live.
     pub generation: Family<[(&'static str, String); 1], Gauge>,
+    /// What is replayed or verified just now.
+    pub builds: BuildMetrics,
     waiters: Family<OfWord, Gauge>,
     connections: Family<OfWord, Gauge>,
     parts: Family<[(&'static str, String); 1], Gauge>,
@@ -98,7 +106,9 @@ impl ApiMetrics {
         );
         self.caches.register(registry);
         self.sale.register(registry);
+        self.segments.register(registry);
         self.register_projections(registry);
+        self.builds.register(registry);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let build = Family::<OfWord, Gauge>::default();
         build.get_or_create(&version).set(1);

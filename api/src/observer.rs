@@ -1,16 +1,26 @@
 //! Looks at broker, Postgres and lag every few seconds: for `/readyz` and `/metrics`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use processors::{
     lag::{Lag, next_offsets},
     status::Doing,
 };
 use producers::clock;
-use projections::projection::{Projection, live_generations};
+use projections::{
+    builds,
+    projection::{Live, Projection, live_generations},
+};
 use schemas::topics::TOPICS;
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
-use crate::app::App;
+use crate::{
+    app::App,
+    overview::{Ends, Rates, Tables},
+};
 
 /// Parts of the process, as `/readyz` names them.
 pub(crate) const BROKER: &str = "broker";
@@ -21,10 +31,38 @@ const EVERY: Duration = Duration::from_secs(2);
 
 /// Observes for as long as it is polled.
 pub async fn observe(app: Arc<App>) {
+    let mut rates = Rates::default();
+    let mut known = Known::new();
     loop {
-        let answers = look_at_broker(&app).await;
-        look_at_projections(&app, answers).await;
-        tokio::time::sleep(EVERY).await;
+        let broker_answers = look_at_broker(&app).await;
+        let projections = look_at_projections(&app, &mut known).await;
+        // The broker is asked for the ends of the log: if that takes long, it says nothing of Postgres.
+        if let Some((offsets, tables)) = projections.filter(|_| broker_answers) {
+            let looked = timeout(LOOK_TIMEOUT, look_at_log(&app, offsets)).await;
+            if let Ok(Ok(ends)) = looked {
+                let prefix = &app.services.kafka.prefix;
+                app.overview.show(prefix, &ends, tables, &mut rates);
+            }
+        }
+        sleep(EVERY).await;
+    }
+}
+
+/// Of each projection, the generation that is live, and how often its rows changed behind the checkpoints.
+type Known = HashMap<String, (i32, i32)>;
+
+/// How a projection begins.
+const AT_FIRST: (i32, i32) = (1, 0);
+
+/// Drops what is cached of rows that are others now. At the first look, too, since entries may be older than it; but not
+/// where nothing can have changed yet.
+fn forget_other_rows(app: &App, known: &mut Known, live: &[Live]) {
+    for live in live {
+        let now = (live.generation, live.revision);
+        let before = known.insert(live.projection.clone(), now);
+        if before.unwrap_or(AT_FIRST) != now {
+            app.forget_rows_of(&live.projection);
+        }
     }
 }
 
@@ -32,7 +70,7 @@ pub async fn observe(app: Arc<App>) {
 async fn look_at_broker(app: &Arc<App>) -> bool {
     let asking = Arc::clone(app);
     let check = move || asking.topics.check(TOPICS);
-    let doing = match tokio::task::spawn_blocking(check).await {
+    let doing = match spawn_blocking(check).await {
         Ok(Ok(())) => Doing::Running,
         Ok(Err(error)) => Doing::Waiting(error.to_string()),
         Err(error) => Doing::Waiting(error.to_string()),
@@ -42,55 +80,78 @@ async fn look_at_broker(app: &Arc<App>) -> bool {
     answers
 }
 
-async fn look_at_projections(app: &Arc<App>, broker_answers: bool) {
-    let looked = tokio::time::timeout(LOOK_TIMEOUT, try_look_at_projections(app)).await;
-    let mut offsets = None;
-    let doing = match looked.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-        Ok(found) => {
-            offsets = Some(found);
-            Doing::Running
-        }
-        Err(error) => {
-            let address = app.services.database.address();
-            Doing::Waiting(format!("Postgres at {address}: {error}"))
-        }
-    };
-    app.services.status.set(DATABASE, doing);
-    // The broker is asked for the ends of the log: if that takes long, it says nothing of Postgres.
-    if let Some(offsets) = offsets.filter(|_| broker_answers) {
-        let _ = tokio::time::timeout(LOOK_TIMEOUT, measure_lag(app, offsets)).await;
-    }
-}
-
 /// Partitions and next offsets of each projection.
 type NextOffsets = Vec<(&'static Projection, Vec<(i32, i64)>)>;
 
-/// Notes the generations that are live, and gives where each projection goes on.
-async fn try_look_at_projections(app: &Arc<App>) -> sqlx::Result<NextOffsets> {
-    let mut connection = app.pool.borrow().await?;
-    let offsets = next_offsets(&mut connection).await?;
-    let generations = live_generations(&mut *connection).await?;
-    connection.give_back();
-    for (projection, generation) in generations {
-        let label = [("projection", projection)];
-        let gauge = app.metrics.generation.get_or_create(&label).clone();
-        gauge.set(i64::from(generation));
-    }
-    Ok(offsets)
+/// How far the projections are, and their generations; none if Postgres does not tell.
+async fn look_at_projections(app: &App, known: &mut Known) -> Option<(NextOffsets, Tables)> {
+    let looked = timeout(LOOK_TIMEOUT, try_look_at_projections(app)).await;
+    let (doing, found) = match looked.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+        Ok(found) => {
+            // Before it is said that all is well: what is cached from then on stays.
+            forget_other_rows(app, known, &found.1.live);
+            (Doing::Running, Some(found))
+        }
+        Err(error) => {
+            let address = app.services.database.address();
+            let why = format!("Postgres at {address}: {error}");
+            // Nobody knows what is built now.
+            app.metrics.builds.show(&[]);
+            (Doing::Waiting(why), None)
+        }
+    };
+    app.services.status.set(DATABASE, doing);
+    found
 }
 
-async fn measure_lag(app: &Arc<App>, offsets: NextOffsets) {
-    for (projection, next_offsets) in offsets {
-        let measuring = Arc::clone(app);
-        let measure = move || {
-            measuring
-                .meter
-                .measure(projection, &next_offsets, clock::now_ms())
-        };
-        if let Ok(Ok(lags)) = tokio::task::spawn_blocking(measure).await {
-            lags.iter().for_each(|lag| show_lag(app, lag));
-        }
+async fn try_look_at_projections(app: &App) -> sqlx::Result<(NextOffsets, Tables)> {
+    let mut connection = app.pool.borrow().await?;
+    let offsets = next_offsets(&mut connection).await?;
+    let tables = Tables {
+        live: live_generations(&mut *connection).await?,
+        builds: builds::under_way(&mut *connection).await?,
+    };
+    connection.give_back();
+    for Live {
+        projection,
+        generation,
+        ..
+    } in &tables.live
+    {
+        let label = [("projection", projection.clone())];
+        let gauge = app.metrics.generation.get_or_create(&label).clone();
+        gauge.set(i64::from(*generation));
     }
+    app.metrics.builds.show(&tables.builds);
+    Ok((offsets, tables))
+}
+
+/// Where every topic ends, and how far the projections are behind.
+async fn look_at_log(app: &Arc<App>, offsets: NextOffsets) -> anyhow::Result<Ends> {
+    let mut ends = Ends::default();
+    for (projection, next_offsets) in offsets {
+        let lags = beside(app, move |app| {
+            let now_ms = clock::now_ms();
+            app.meter.measure(projection, &next_offsets, now_ms)
+        });
+        let lags = lags.await?;
+        lags.iter().for_each(|lag| show_lag(app, lag));
+        ends.lags.push((projection, lags));
+    }
+    for topic in TOPICS {
+        let extents = beside(app, |app| app.meter.extents(topic));
+        ends.extents.push((topic, extents.await?));
+    }
+    Ok(ends)
+}
+
+/// Asks where waiting is allowed.
+async fn beside<T: Send + 'static>(
+    app: &Arc<App>,
+    ask: impl FnOnce(&App) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let app = Arc::clone(app);
+    spawn_blocking(move || ask(&app)).await?
 }
 
 fn show_lag(app: &App, lag: &Lag) {

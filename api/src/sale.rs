@@ -17,7 +17,7 @@ pub mod tail;
 use std::{
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicI64, AtomicU8, Ordering},
+        atomic::{AtomicI64, AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,8 +28,10 @@ use processors::{
     watermarks::Progress,
 };
 use producers::{
-    append::{Outcome, Stamp},
-    sales,
+    append::{Outcome, Stamped},
+    clock,
+    sales::Stamp,
+    turns::Turn,
     writer::{AppendError, Context, EventWriter},
 };
 use schemas::{
@@ -38,7 +40,7 @@ use schemas::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-pub use self::{attempts::Attempts, board::Refused, queue::Queue};
+pub use self::{attempts::Attempts, board::RefusedHere, queue::Queue};
 use self::{board::Board, desk::Desk};
 
 /// How long a request waits for its verdict. Longer than an append may take, so that a lost acknowledgement is told by
@@ -53,11 +55,17 @@ pub struct Sale {
     state: AtomicU8,
     /// Next offset of `sale-rules`: what requests give as the rules that they have seen.
     rules_seen: AtomicI64,
+    /// How many idempotency keys the ledger keeps.
+    key_count: AtomicUsize,
     rules_came: Notify,
     board: Board,
     desk: Desk<Told>,
     progress: Progress,
 }
+
+/// Answers that are kept for their idempotency keys. With more, requests with new keys are refused before the log, but for
+/// those that are on their way.
+const KEYS_MAX: usize = 500_000;
 
 /// The log is being read.
 const READING: u8 = 0;
@@ -106,6 +114,7 @@ impl Sale {
             writer,
             state: AtomicU8::new(READING),
             rules_seen: AtomicI64::new(0),
+            key_count: AtomicUsize::new(0),
             rules_came: Notify::new(),
             board: Board::of(&ledger),
             ledger: Mutex::new(ledger),
@@ -170,13 +179,14 @@ impl Sale {
         self.stamp().purchase(code, key)
     }
 
-    fn stamp(&self) -> sales::Stamp {
-        sales::Stamp::now(self.rules_seen.load(Ordering::Acquire))
+    fn stamp(&self) -> Stamp {
+        Stamp::now(self.rules_seen.load(Ordering::Acquire))
     }
 
     /// Why the log would refuse this checkout, if that is certain without asking it.
-    pub fn refusal(&self, user_id: i64, item_id: i32, now_ms: i64) -> Option<Refused> {
-        self.board.refusal(user_id, item_id, now_ms)
+    pub fn refusal(&self, user_id: i64, item_id: i32, now_ms: i64) -> Option<RefusedHere> {
+        let now = self.board.moment(now_ms);
+        self.board.refusal(user_id, item_id, now)
     }
 
     /// Sends a request to the log and waits until it is folded.
@@ -192,6 +202,9 @@ impl Sale {
         if !self.is_open() {
             return Err(Unsettled::NotOpen);
         }
+        if event.idempotency_key().is_some() && self.is_full_of_keys(&event, KEYS_MAX) {
+            return Err(Unsettled::Overloaded);
+        }
         let mut ticket = self.desk.take(event.nonce()).ok_or(Unsettled::Overloaded)?;
         queue.push((event, context)).map_err(not_applied)?;
         match timeout(DEADLINE, ticket.verdict()).await {
@@ -201,17 +214,24 @@ impl Sale {
         }
     }
 
+    /// Whether there is no room for the key of this request. One that is kept needs none: its answer is told again.
+    fn is_full_of_keys(&self, event: &SaleEvent, keys_max: usize) -> bool {
+        self.key_count.load(Ordering::Relaxed) >= keys_max && !self.ledger().sales.has_key(event)
+    }
+
     /// Sends requests, and folds them at once if they are the next. Of those that may be on the log, the tail tells.
-    async fn send(&self, mut events: Vec<Asked>) {
+    async fn send(&self, mut events: Vec<Asked>, turn: Option<Turn>) {
         // Who has given up does not want it any more, and would keep an item from others.
         events.retain(|(event, _)| self.desk.has(event.nonce()));
         if events.is_empty() {
             return;
         }
+        let sent = self.board.moment(clock::now_ms());
         let outcome = match self.writer.send_each(&events) {
             Ok(pending) => pending.outcome().await,
             Err(refusal) => return self.tell_all(&events, &refusal),
         };
+        drop(turn);
         let Outcome {
             appended,
             unknown,
@@ -221,6 +241,9 @@ impl Sale {
             stamps,
             ..
         } = outcome;
+        if let Some(first) = stamps.first() {
+            self.board.note_clock(sent, first.appended_at_ms);
+        }
         let (taken, rest) = events.split_at(events.len() - refused);
         if let Some(refusal) = refusal {
             self.tell_all(rest, &AppendError::of_refusal(&refusal));
@@ -241,7 +264,7 @@ impl Sale {
     }
 
     /// Folds what this process has written itself, as far as it is the next; the tail does the rest.
-    fn fold_own(&self, events: &[Asked], stamps: &[Stamp]) {
+    fn fold_own(&self, events: &[Asked], stamps: &[Stamped]) {
         if stamps.len() != events.len() || !self.is_open() {
             return;
         }
@@ -283,6 +306,8 @@ impl Sale {
     }
 
     fn announce(&self, ledger: &Ledger) {
+        self.key_count
+            .store(ledger.sales.key_count(), Ordering::Relaxed);
         let reached = [(0, ledger.next_offset())];
         self.progress.announce(reached.into_iter());
     }

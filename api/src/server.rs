@@ -2,16 +2,17 @@
 //! and a lane of clicks of its own: a connection, whoever waits on it and its batch never leave their thread.
 
 use std::{
+    convert::Infallible,
     net::TcpListener as Socket,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
-    thread,
+    task, thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, response::Response, routing::future::RouteFuture};
+use hyper::{Request, body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -22,15 +23,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
 use tracing::{debug, info, warn};
 
 use crate::{
-    app::{App, BACKGROUND_CONNECTIONS, Core},
+    app::{App, BACKGROUND_CONNECTIONS, Core, REPORTS_MAX},
     doors::{Doors, QUIET},
-    files, observer, routes,
+    files, history,
+    limiter::Peer,
+    observer, routes,
     sale::{self, live::LISTENERS_MAX},
     sending::{Impatient, UNTAKEN_MAX},
-    tail,
+    tail::TAILS,
 };
 
 /// How long answers may take after the last connection was let in; a connection that is still open then is cut.
@@ -108,7 +112,8 @@ fn shares(connections_max: u32, threads: usize) -> impl Iterator<Item = u32> {
 
 /// How many connections to Postgres so many threads take at most, and what runs beside them.
 pub fn connections_to_postgres(connections_max: u32, threads: usize) -> u32 {
-    shares(connections_max, threads).sum::<u32>() + BACKGROUND_CONNECTIONS
+    let reports = u32::try_from(REPORTS_MAX).expect("fewer reports than that");
+    shares(connections_max, threads).sum::<u32>() + BACKGROUND_CONNECTIONS + reports
 }
 
 /// How many callers there is room for: as many as there may be open files, less our own.
@@ -160,6 +165,9 @@ impl Thread {
         lanes.spawn(Arc::clone(&core.clicks).run(lane_stop.clone()));
         lanes.spawn(Arc::clone(&core.sale_queue).run(lane_stop.clone()));
         lanes.spawn(Arc::clone(&core.attempts).run(lane_stop.clone()));
+        lanes.spawn(Arc::clone(&core.segment_queue).run(lane_stop.clone()));
+        lanes.spawn(Arc::clone(&core.verdicts).run(lane_stop.clone()));
+        lanes.spawn(Arc::clone(&core.users).run(lane_stop.clone()));
         lanes.close();
         tokio::spawn(close(stop.clone(), Arc::clone(&core)));
         let router = routes::router(core);
@@ -219,10 +227,11 @@ async fn converse(
     router: Router,
     farewell: impl Future<Output = ()>,
 ) {
-    if let Err(error) = prepare(&stream) {
-        return debug!(%error, "lost a connection before its first request");
-    }
-    let service = TowerToHyperService::new(router);
+    let peer = match prepare(&stream) {
+        Ok(peer) => peer,
+        Err(error) => return debug!(%error, "lost a connection before its first request"),
+    };
+    let service = TowerToHyperService::new(Conversation { router, peer });
     let mut connection = pin!(http.serve_connection(TokioIo::new(Impatient::new(stream)), service));
     let served = tokio::select! {
         biased;
@@ -237,9 +246,36 @@ async fn converse(
     }
 }
 
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+/// Gives the other end.
+fn prepare(stream: &TcpStream) -> std::io::Result<Peer> {
     stream.set_nodelay(true)?;
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN_MAX))
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN_MAX))?;
+    stream.peer_addr().map(|peer| Peer(peer.ip()))
+}
+
+/// The routes for one connection: a request knows where it comes from.
+#[derive(Clone)]
+struct Conversation {
+    router: Router,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Conversation {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn poll_ready(
+        &mut self,
+        context: &mut task::Context<'_>,
+    ) -> task::Poll<Result<(), Infallible>> {
+        Service::<Request<Incoming>>::poll_ready(&mut self.router, context)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
 }
 
 /// What runs beside the requests.
@@ -257,11 +293,15 @@ impl Background {
         };
         until_stop(Box::pin(Arc::clone(app).register_schemas()));
         until_stop(Box::pin(Arc::clone(app).prepare_tables()));
-        until_stop(Box::pin(tail::follow_orders(Arc::clone(app))));
+        for tail in TAILS {
+            until_stop((tail.follow)(Arc::clone(app)));
+        }
         until_stop(Box::pin(sale::tail::follow_sale(Arc::clone(app))));
         until_stop(Box::pin(sale::tail::follow_rules(Arc::clone(app))));
         until_stop(Box::pin(show_sale(Arc::clone(app), ends.clone())));
         until_stop(Box::pin(observer::observe(Arc::clone(app))));
+        until_stop(Box::pin(history::watch_history(Arc::clone(app))));
+        until_stop(Box::pin(forget_callers(Arc::clone(app))));
         let watermarks = app.services.watermarks.clone();
         until_stop(Box::pin(watermarks.follow(app.pool.clone())));
         tasks.close();
@@ -272,6 +312,10 @@ impl Background {
         self.stop.cancel();
         self.tasks.wait().await;
     }
+}
+
+async fn forget_callers(app: Arc<App>) {
+    app.limiter.forget().await;
 }
 
 async fn show_sale(app: Arc<App>, ends: CancellationToken) {

@@ -79,7 +79,7 @@ launch_kafka() {
         memory=(-Xms128m -Xmx512m)
     fi
     local jvm=(
-        "$java" "${memory[@]}" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -Djava.awt.headless=true
+        "$java" "${JVM_OPTIONS[@]}" "${memory[@]}" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -Djava.awt.headless=true
         -Dlog4j2.configurationFile="$ROOT/docker/kafka/log4j2.properties" -cp "$KAFKA_JARS/*"
     )
     if [[ ! -e $data/formatted ]]; then

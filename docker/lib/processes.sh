@@ -14,12 +14,18 @@ spawn() {
         close_inherited
         ulimit -n "$(ulimit -Hn)" || true
         cd /
-        pid=$BASHPID # which is another one inside $()
-        echo "$pid $(start_time "$pid") $STATE" >"$STATE/run/$name.new"
-        mv -f "$STATE/run/$name.new" "$STATE/run/$name"
-        exec setsid "$@"
+        launch "$name" setsid "$@"
     ) </dev/null >"$log" 2>&1 &
     until [[ -e $STATE/run/$name || ! -d /proc/$! ]]; do sleep 0.01; done
+}
+
+# Becomes the command, and leaves its pid file.
+launch() {
+    local name=$1 pid=$BASHPID # which is another one inside $()
+    shift
+    echo "$pid $(start_time "$pid") $STATE" >"$STATE/run/$name.new"
+    mv -f "$STATE/run/$name.new" "$STATE/run/$name"
+    exec "$@"
 }
 
 close_inherited() {
@@ -65,7 +71,7 @@ stop_one() {
         send "$signal" "$name"
         gone "$name" "$STOP_SECONDS" || send KILL "$name"
         gone "$name" "$STOP_SECONDS" || fail "$name: pid $(pid_of "$name") does not end"
-        say "$name: stopped"
+        say "${name#keeper-of-}: stopped"
     fi
     rm -f "$STATE/run/$name"
 }
@@ -94,8 +100,9 @@ gone() {
     done
 }
 
+# Who keeps a process running writes into its log.
 log_of() {
-    echo "$STATE/log/$1.log"
+    echo "$STATE/log/${1#keeper-of-}.log"
 }
 
 # Runs a function for each name at once (what follows the names of servers goes to each call); fails if one fails.
@@ -104,7 +111,7 @@ in_parallel() {
     shift
     for name in "$@"; do
         case $name in
-            kafka | kafka[1-3] | registry | postgres | millrace) names+=("$name") ;;
+            kafka | kafka[1-3] | registry | postgres | millrace | keeper-of-millrace) names+=("$name") ;;
             *) rest+=("$name") ;;
         esac
     done

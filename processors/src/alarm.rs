@@ -49,6 +49,7 @@ mod tests {
             from,
             to,
             record_at_ms: 0,
+            last: None,
         }]
     }
 

@@ -32,6 +32,8 @@ use crate::record::{Batch, Raw};
 
 /// Batches that wait for the fold.
 const CHANNEL_BATCHES: usize = 2;
+/// Batches that wait are joined up to so many records: a small one costs what a commit costs, whatever is in it.
+const JOINED_MAX: usize = 1_000;
 /// The most bytes of keys and values in a batch.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How long the channel may be full before partitions are paused.
@@ -42,11 +44,21 @@ const RETRY: Duration = Duration::from_millis(1);
 const FULL: Duration = Duration::from_millis(5);
 /// How long a poll waits when there is nothing to do.
 const IDLE_POLL: Duration = Duration::from_millis(50);
+/// How often it is asked what was passed without a record, while none comes.
+const PASSED_EVERY: Duration = Duration::from_millis(200);
 /// How many records are taken without a look at the clock and at the commands, which for each record would be a large
 /// part of the work.
 const AT_ONCE: usize = 256;
 
-/// From which offset to read each of these partitions; may take a bounded time.
+/// The most that is fetched of a partition at once, in bytes, unless the operator says otherwise.
+const FETCH_BYTES_MAX: &str = "524288";
+/// The most that is read ahead of a fold, of each partition. A small record takes several times its bytes, so this is memory
+/// while a fold catches up; ARCHITECTURE.md says what other sizes did.
+const READ_AHEAD_KBYTES_MAX: &str = "8192";
+/// The same for each partition, in records.
+const READ_AHEAD_RECORDS_MAX: &str = "8000";
+
+/// From which offset to read each of these partitions; may take a bounded time. With none when they are given back.
 pub type Start = dyn Fn(&[i32]) -> Result<Vec<(i32, i64)>, String> + Send + Sync;
 
 /// What to read.
@@ -77,8 +89,8 @@ pub enum Partitions {
 pub enum Delivered {
     /// Partitions were assigned, maybe none, and reading begins.
     Started,
-    /// Records, in order.
-    Batch(Batch),
+    /// Records, in order; maybe none, where the log goes on without.
+    Batch(Box<Batch>),
     /// Something is wrong that may pass; reading goes on.
     Trouble(String),
     /// Reading has ended and cannot go on: what to do, in words.
@@ -90,6 +102,8 @@ pub enum Delivered {
 /// A consumer on its thread; ends when dropped.
 pub struct Consumer {
     delivered: mpsc::Receiver<Delivered>,
+    /// What came behind a batch and is not of it.
+    behind: Option<Delivered>,
     commands: commands::Sender<Command>,
     epoch: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -127,6 +141,7 @@ impl Consumer {
                 commands: received,
                 batch: Batch::default(),
                 since: None,
+                asked: Instant::now(),
                 has_started: false,
                 stopping: false,
             };
@@ -134,15 +149,36 @@ impl Consumer {
         })?;
         Ok(Self {
             delivered,
+            behind: None,
             commands,
             epoch,
             thread: Some(thread),
         })
     }
 
-    /// The next thing that happened; `None` when the thread has ended.
+    /// The next thing that happened; `None` when the thread has ended. May be dropped while waiting: nothing is lost.
     pub async fn next(&mut self) -> Option<Delivered> {
-        self.delivered.recv().await
+        let next = match self.behind.take() {
+            Some(behind) => behind,
+            None => self.delivered.recv().await?,
+        };
+        Some(match next {
+            Delivered::Batch(batch) => Delivered::Batch(self.joined(batch)),
+            other => other,
+        })
+    }
+
+    /// A batch and those that wait behind it, if they are small: who is slower than the batches come takes more at a
+    /// time, and does not let them queue.
+    fn joined(&mut self, mut batch: Box<Batch>) -> Box<Batch> {
+        while self.behind.is_none() && batch.len() < JOINED_MAX {
+            match self.delivered.try_recv() {
+                Ok(Delivered::Batch(next)) if may_join(&batch, &next) => batch.append(&next),
+                Ok(other) => self.behind = Some(other),
+                Err(_) => break,
+            }
+        }
+        batch
     }
 
     /// Whether a batch belongs to the assignment that is in force.
@@ -178,6 +214,13 @@ impl Drop for Consumer {
     }
 }
 
+/// Whether two batches are to be one. A checkpoint is compared where a batch begins, so there may be no gap between them.
+fn may_join(batch: &Batch, next: &Batch) -> bool {
+    batch.is_continued_by(next)
+        && batch.len() + next.len() <= JOINED_MAX
+        && batch.byte_len() + next.byte_len() <= BATCH_BYTES_MAX
+}
+
 /// The settings of a client that reads partitions chosen like this.
 pub fn config(kafka: &Kafka, partitions: &Partitions) -> ClientConfig {
     let mut config = kafka.client();
@@ -202,9 +245,13 @@ pub fn config(kafka: &Kafka, partitions: &Partitions) -> ClientConfig {
         .set("group.protocol", "classic")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.queue.backoff.ms", "5")
-        .set("queued.min.messages", "50000")
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.min.messages", READ_AHEAD_RECORDS_MAX)
+        .set("queued.max.messages.kbytes", READ_AHEAD_KBYTES_MAX)
         .set("enable.partition.eof", "false");
+    let sizes = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
+    if sizes.iter().all(|size| config.get(size).is_none()) {
+        config.set(sizes[0], FETCH_BYTES_MAX);
+    }
     config
 }
 
@@ -215,8 +262,10 @@ struct Reader {
     sender: mpsc::Sender<Delivered>,
     commands: commands::Receiver<Command>,
     batch: Batch,
-    /// When the first record of the batch came.
+    /// When the first of what the batch covers came.
     since: Option<Instant>,
+    /// When it was asked last what was passed without a record.
+    asked: Instant,
     /// Partitions were assigned, and the owner was not told yet.
     has_started: bool,
     stopping: bool,
@@ -316,7 +365,11 @@ impl Reader {
             self.since = None;
         }
         match polled {
-            None => Ok(()),
+            None => {
+                drop(state);
+                self.pass_what_is_no_record();
+                Ok(())
+            }
             Some(Ok(message)) => {
                 let place = state
                     .next
@@ -339,6 +392,34 @@ impl Reader {
             Some(Err(failure)) => {
                 drop(state);
                 self.weigh(&failure)
+            }
+        }
+    }
+
+    /// Covers what holds no record, as far as the client has come: markers of transactions and what was aborted, for
+    /// which it says nothing. In the middle of a log the next record tells as much; at its end only the position does.
+    fn pass_what_is_no_record(&mut self) {
+        if self.asked.elapsed() < PASSED_EVERY {
+            return;
+        }
+        self.asked = Instant::now();
+        // Never that of an earlier assignment: librdkafka forgets it in the order of its own work, before it answers this.
+        let Ok(positions) = self.consumer.position() else {
+            return;
+        };
+        let mut state = self.consumer.context().state();
+        for place in positions.elements() {
+            let known = state
+                .next
+                .iter_mut()
+                .find(|(partition, _)| *partition == place.partition());
+            let (Offset::Offset(to), Some((partition, next))) = (place.offset(), known) else {
+                continue;
+            };
+            if to > *next {
+                self.batch.pass(*partition, *next, to);
+                *next = to;
+                self.since.get_or_insert_with(Instant::now);
             }
         }
     }
@@ -442,7 +523,9 @@ impl Reader {
         match self.sender.try_reserve() {
             Ok(place) => {
                 let fresh = Batch::of_epoch(self.batch.epoch);
-                place.send(Delivered::Batch(std::mem::replace(&mut self.batch, fresh)));
+                let mut batch = std::mem::replace(&mut self.batch, fresh);
+                batch.seal();
+                place.send(Delivered::Batch(Box::new(batch)));
                 self.since = None;
                 true
             }
@@ -466,5 +549,95 @@ impl Reader {
         if let Err(error) = store() {
             debug!(%error, "cannot note offsets for lag tools");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Raw;
+
+    /// A batch of one record.
+    fn batch(epoch: u64, partition: i32, offset: i64, value: &[u8]) -> Batch {
+        let mut batch = Batch::of_epoch(epoch);
+        let record = Raw {
+            partition,
+            offset,
+            timestamp_ms: offset,
+            key: None,
+            value: Some(value),
+            trace: None,
+            is_ours: false,
+            is_stamped: true,
+        };
+        batch.push(record, offset);
+        batch.seal();
+        batch
+    }
+
+    /// What a consumer gives whose thread has left this, each batch by its epoch, partitions and offsets.
+    async fn given(left: Vec<Delivered>) -> Vec<String> {
+        let (sender, delivered) = mpsc::channel(left.len());
+        for one in left {
+            sender.try_send(one).unwrap();
+        }
+        drop(sender);
+        let mut consumer = Consumer {
+            delivered,
+            behind: None,
+            commands: commands::channel().0,
+            epoch: Arc::default(),
+            thread: None,
+        };
+        let mut given = Vec::new();
+        while let Some(one) = consumer.next().await {
+            given.push(match one {
+                Delivered::Batch(batch) => {
+                    let spans = batch.spans.iter();
+                    let spans = spans.map(|span| (span.partition, span.from..span.to));
+                    format!("{} {:?}", batch.epoch, spans.collect::<Vec<_>>())
+                }
+                other => format!("{other:?}"),
+            });
+        }
+        given
+    }
+
+    fn small(epoch: u64, partition: i32, offset: i64) -> Delivered {
+        Delivered::Batch(Box::new(batch(epoch, partition, offset, b"x")))
+    }
+
+    #[tokio::test]
+    async fn batches_that_wait_are_joined_where_one_continues_the_other() {
+        let left = vec![
+            small(1, 0, 4),
+            small(1, 0, 5),
+            small(1, 2, 9),
+            Delivered::Started,
+            small(1, 0, 6),
+            small(2, 0, 7),
+            small(2, 0, 9),
+            Delivered::Broken("gone".to_owned()),
+        ];
+        let given = given(left).await;
+        assert_eq!(
+            given,
+            [
+                "1 [(0, 4..6), (2, 9..10)]",
+                "Started",
+                "1 [(0, 6..7)]",
+                "2 [(0, 7..8)]",
+                "2 [(0, 9..10)]",
+                "Broken(\"gone\")",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_would_be_too_large_is_not_joined() {
+        let value = vec![0; BATCH_BYTES_MAX / 2 + 1];
+        let large = |offset| Delivered::Batch(Box::new(batch(1, 0, offset, &value)));
+        let given = given(vec![large(0), large(1), small(1, 0, 2)]).await;
+        assert_eq!(given, ["1 [(0, 0..1)]", "1 [(0, 1..3)]"]);
     }
 }

@@ -6,6 +6,7 @@ mod seen;
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,9 +28,12 @@ pub use self::{
 };
 use crate::record::Raw;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the cluster may take for an answer; on a busy machine it takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The most records that are handed over at once.
 const CHUNK_MAX: usize = 1_000;
+/// How often it is asked what was passed without a record, while records of other partitions come.
+const PASSED_EVERY: Duration = Duration::from_millis(100);
 
 /// A consumer that belongs to no group and commits nothing.
 ///
@@ -124,17 +128,24 @@ impl Log {
         })
     }
 
-    /// The first record at or after each of these places (partition and offset), as far as there is one to be had
-    /// within `patience`.
+    /// The first record in each of these ranges of offsets, given by partition, as far as there is one and it is to be
+    /// had within `patience`.
     ///
     /// # Errors
     /// If the client refuses.
-    pub fn first_at(&self, places: &[(i32, i64)], patience: Duration) -> Result<Vec<Seen>> {
-        let mut reading = self.read(places)?;
+    pub fn first_in(&self, ranges: &[(i32, Range<i64>)], patience: Duration) -> Result<Vec<Seen>> {
+        let places: Vec<_> = ranges.iter().map(|(p, range)| (*p, range.start)).collect();
+        let mut reading = self.read(&places)?;
         let mut first: HashMap<i32, Seen> = HashMap::new();
         let deadline = Instant::now() + patience;
-        while first.len() < places.len() && Instant::now() < deadline {
-            for seen in reading.next(deadline - Instant::now())? {
+        let is_read = |reading: &Reading<'_>, first: &HashMap<i32, Seen>| {
+            ranges.iter().all(|(partition, range)| {
+                first.contains_key(partition) || reading.reached(*partition) >= range.end
+            })
+        };
+        while !is_read(&reading, &first) && Instant::now() < deadline {
+            let wait = PASSED_EVERY.min(deadline - Instant::now());
+            for seen in reading.next(wait)? {
                 let partition = seen.partition;
                 if first.contains_key(&partition) {
                     continue;
@@ -143,7 +154,11 @@ impl Log {
                 first.insert(partition, seen);
             }
         }
-        let mut first: Vec<_> = first.into_values().collect();
+        let is_within = |seen: &Seen| {
+            let mut ranges = ranges.iter();
+            ranges.any(|(p, range)| *p == seen.partition && range.contains(&seen.offset))
+        };
+        let mut first: Vec<_> = first.into_values().filter(is_within).collect();
         first.sort_unstable_by_key(|seen| seen.partition);
         Ok(first)
     }
@@ -162,7 +177,8 @@ impl Log {
         self.consumer.resume(&list)?;
         Ok(Reading {
             log: self,
-            reached: places.iter().copied().collect(),
+            reached: places.to_vec(),
+            asked: Instant::now(),
         })
     }
 }
@@ -170,43 +186,34 @@ impl Log {
 /// Records of some partitions, in order within each; ends when dropped.
 pub struct Reading<'a> {
     log: &'a Log,
-    reached: HashMap<i32, i64>,
+    /// Next offsets by partition.
+    reached: Vec<(i32, i64)>,
+    /// When it was asked last what was passed without a record.
+    asked: Instant,
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
     /// The records that have come; waits for the first, for at most `wait`.
     ///
     /// # Errors
     /// If records were deleted meanwhile, or the broker refuses.
     pub fn next(&mut self, wait: Duration) -> Result<Vec<Seen>> {
-        let mut seen = Vec::new();
-        self.take(wait, |record| seen.push(Seen::new(record)))?;
-        Ok(seen)
+        Ok(self.chunk(wait)?.iter().map(Seen::new).collect())
     }
 
-    /// Shows the records that have come, without copying them or looking at their headers; waits for the first, for at
-    /// most `wait`.
+    /// The records that have come, a thousand at most, as the client has them: nothing is copied. Waits for the
+    /// first, for at most `wait`.
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub fn visit(
-        &mut self,
-        wait: Duration,
-        mut visit: impl FnMut(Raw<'_>, &BorrowedMessage<'_>),
-    ) -> Result<()> {
-        self.take(wait, |record| visit(Raw::without_headers(record), record))
-    }
-
-    fn take(&mut self, wait: Duration, mut each: impl FnMut(&BorrowedMessage<'_>)) -> Result<()> {
-        let mut wait = wait;
-        let mut taken = 0;
-        while taken < CHUNK_MAX {
+    pub fn chunk(&mut self, mut wait: Duration) -> Result<Vec<BorrowedMessage<'a>>> {
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK_MAX {
             match self.log.consumer.poll(wait) {
                 None => break,
                 Some(Ok(record)) => {
-                    self.reached.insert(record.partition(), record.offset() + 1);
-                    taken += 1;
-                    each(&record);
+                    self.pass(record.partition(), record.offset() + 1);
+                    chunk.push(record);
                 }
                 Some(Err(error)) if passes(&error) => {}
                 Some(Err(error)) => {
@@ -215,24 +222,48 @@ impl Reading<'_> {
             }
             wait = Duration::ZERO;
         }
-        if taken == 0 {
+        if chunk.is_empty() || self.asked.elapsed() >= PASSED_EVERY {
             self.ask_position()?;
+        }
+        Ok(chunk)
+    }
+
+    /// Shows the records that have come, but for what their headers say; waits for the first, for at most `wait`.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn visit(
+        &mut self,
+        wait: Duration,
+        mut visit: impl FnMut(Raw<'_>, &BorrowedMessage<'_>),
+    ) -> Result<()> {
+        for record in self.chunk(wait)? {
+            visit(Raw::without_headers(&record), &record);
         }
         Ok(())
     }
 
     /// How far a partition was read: every record before this offset has come.
     pub fn reached(&self, partition: i32) -> i64 {
-        self.reached.get(&partition).copied().unwrap_or(0)
+        let mut places = self.reached.iter();
+        places
+            .find(|place| place.0 == partition)
+            .map_or(0, |place| place.1)
+    }
+
+    fn pass(&mut self, partition: i32, next_offset: i64) {
+        let mut places = self.reached.iter_mut();
+        if let Some((_, reached)) = places.find(|place| place.0 == partition) {
+            *reached = next_offset.max(*reached);
+        }
     }
 
     /// Offsets may have gaps, at the end too: the client knows what it has passed.
     fn ask_position(&mut self) -> Result<()> {
+        self.asked = Instant::now();
         for place in self.log.consumer.position()?.elements() {
-            if let (Offset::Offset(next), Some(reached)) =
-                (place.offset(), self.reached.get_mut(&place.partition()))
-            {
-                *reached = next.max(*reached);
+            if let Offset::Offset(next) = place.offset() {
+                self.pass(place.partition(), next);
             }
         }
         Ok(())

@@ -68,6 +68,38 @@ pub fn interpret<E: Event>(decoder: &Decoder<E>, raw: &Raw<'_>) -> Result<Record
     })
 }
 
+/// Who can ask the registry for what a decoder does not know yet.
+pub trait Learns<E> {
+    /// Why there is no asking any more.
+    type End;
+
+    /// The decoder.
+    fn decoder(&self) -> &Decoder<E>;
+
+    /// Asks what an id means, again and again if need be; the decoder knows it then, or is asked once more.
+    ///
+    /// # Errors
+    /// If the record must not be passed over, and cannot be read.
+    fn learn(&mut self, id: u32) -> impl Future<Output = Result<(), Self::End>>;
+}
+
+/// Reads a record, and learns what it takes for that.
+///
+/// # Errors
+/// Those of [`Learns::learn`].
+pub async fn interpret_learning<E: Event, L: Learns<E>>(
+    learner: &mut L,
+    raw: &Raw<'_>,
+) -> Result<Result<Record<E>, Rejected>, L::End> {
+    loop {
+        match interpret(learner.decoder(), raw) {
+            Ok(record) => return Ok(Ok(record)),
+            Err(Failure::Rejected(rejected)) => return Ok(Err(rejected)),
+            Err(Failure::NotLearned(id)) => learner.learn(id).await?,
+        }
+    }
+}
+
 fn reason(error: &DecodeError) -> &'static str {
     match error {
         DecodeError::Frame(_) => "not_framed",

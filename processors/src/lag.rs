@@ -12,6 +12,7 @@ use projections::{
     projection::{PROJECTIONS, Projection},
 };
 use rdkafka::consumer::BaseConsumer;
+use schemas::topics::Topic;
 use serde::Serialize;
 use sqlx::PgConnection;
 
@@ -58,6 +59,15 @@ impl Meter {
         })
     }
 
+    /// Where the partitions of a topic begin and end.
+    ///
+    /// # Errors
+    /// If the broker does not answer.
+    pub fn extents(&self, topic: &Topic) -> Result<Vec<Extent>> {
+        let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
+        Log::with(&consumer, &topic.full_name(&self.prefix))?.extents()
+    }
+
     /// The lag of a projection at `now_ms`, given its checkpoints as partitions and next offsets.
     ///
     /// # Errors
@@ -88,12 +98,12 @@ impl Meter {
             .iter()
             .map(|lag| (lag, lag.next_offset.max(lag.first_offset)))
             .filter(|(lag, oldest)| *oldest < lag.end_offset)
-            .map(|(lag, oldest)| (lag.partition, oldest))
+            .map(|(lag, oldest)| (lag.partition, oldest..lag.end_offset))
             .collect();
         if oldest.is_empty() {
             return Ok(lags);
         }
-        for record in log.first_at(&oldest, PATIENCE)? {
+        for record in log.first_in(&oldest, PATIENCE)? {
             let age_ms = now_ms - record.timestamp_ms.unwrap_or(now_ms);
             let lag = lags
                 .iter_mut()

@@ -1,19 +1,23 @@
 //! The fold of the orders: the first of a uid stands, a repetition changes nothing, another content is a dead letter.
 //! Before this: `producers/src/orders.rs`; next: `projections/src/orders.rs`.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
+};
 
 use projections::{
     dead_letters::DeadLetter,
-    orders::{Changes, Digest, Known, NewOrder, PROJECTION, Prior, load},
+    orders::{Changes, Copies, Digest, Known, NewOrder, PROJECTION, Prior, load},
     projection::Projection,
+    rows::Rows,
 };
 use schemas::orders::OrderPlaced;
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 
 use crate::{
-    fold::{Fold, Folded},
+    fold::{Cells, Fold, Folded, ROWS_BYTES, When, Whole, names},
     record::Record,
 };
 
@@ -56,6 +60,18 @@ impl Fold for Orders {
         }
         batch.folded()
     }
+
+    fn whole() -> Option<Box<dyn Whole<OrderPlaced>>> {
+        Some(Box::new(Firsts::default()))
+    }
+
+    fn touches(record: &Record<OrderPlaced>, row: &Cells) -> bool {
+        // Rows of all tables have it; dead letters name their record.
+        match row.get("order_uid") {
+            Some(uid) => uid.as_deref() == Some(&*record.event.order_uid),
+            None => names(row, record.partition, record.offset),
+        }
+    }
 }
 
 /// The state of one fold: what is stored, and what the batch has placed so far.
@@ -70,12 +86,7 @@ impl<'a> Batch<'_, 'a> {
     fn place(&mut self, record: &'a Record<OrderPlaced>) {
         let order = &record.event;
         let uid = order.order_uid.as_str();
-        let known = Known {
-            partition: record.partition,
-            offset: record.offset,
-            record_at_ms: record.timestamp_ms,
-            digest: digest(order),
-        };
+        let known = known(record);
         let placed = self.placed.get(uid).map(|new| &new.known);
         if let Some(first) = placed.or_else(|| self.prior.get(uid)) {
             if first.digest == known.digest {
@@ -107,6 +118,57 @@ impl<'a> Batch<'_, 'a> {
             },
             dead_letters: self.dead_letters,
         }
+    }
+}
+
+fn known(record: &Record<OrderPlaced>) -> Known {
+    Known {
+        partition: record.partition,
+        offset: record.offset,
+        record_at_ms: record.timestamp_ms,
+        digest: digest(&record.event),
+    }
+}
+
+/// The orders of a whole log: the first of each uid is a row. What comes later has to be compared with it.
+///
+/// Of a uid no more is remembered than a hash. If two collide, an order waits for no reason, and all others of its uid
+/// do after it: they come to the same end, a little later.
+#[derive(Default)]
+struct Firsts<H = RandomState> {
+    seen: HashSet<u64>,
+    hasher: H,
+    copies: Copies,
+}
+
+impl<H: BuildHasher> Firsts<H> {
+    /// Whether no order before had this uid, nor one with the same hash.
+    fn is_first(&mut self, uid: &str) -> bool {
+        self.seen.insert(self.hasher.hash_one(uid))
+    }
+}
+
+impl Whole<OrderPlaced> for Firsts {
+    fn fold(&mut self, record: Record<OrderPlaced>) -> Option<Record<OrderPlaced>> {
+        if !self.is_first(&record.event.order_uid) {
+            return Some(record);
+        }
+        let known = known(&record);
+        let order = &record.event;
+        self.copies.add(&NewOrder { order, known });
+        None
+    }
+
+    fn memory(&self) -> usize {
+        // A hash, and a byte that tells whether the place is taken.
+        self.seen.capacity() * (8 + 1)
+    }
+
+    fn rows(&mut self, when: When) -> Vec<Rows> {
+        if when == When::Passing && self.copies.byte_len() < ROWS_BYTES {
+            return Vec::new();
+        }
+        self.copies.take()
     }
 }
 
@@ -259,7 +321,49 @@ mod tests {
         stored.sort_by(|a, b| a.event.order_uid.cmp(&b.event.order_uid));
     }
 
+    /// Hashes that collide all the time.
+    #[derive(Default, Clone)]
+    struct Poor(u64);
+
+    impl std::hash::Hasher for Poor {
+        fn finish(&self) -> u64 {
+            self.0 % 3
+        }
+
+        fn write(&mut self, bytes: &[u8]) {
+            self.0 += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_first_orders_of_a_log_and_then_the_others_come_to_the_same_as_all_in_turn(
+            orders in prop::collection::vec((0..9_usize, 0..3_usize), 0..60),
+        ) {
+            let log: Vec<_> = (0..)
+                .zip(&orders)
+                .map(|(offset, (uid, entry))| at(offset, order(&format!("uid-{uid}"), &entry.to_string())))
+                .collect();
+            let mut whole = Firsts {
+                hasher: std::hash::BuildHasherDefault::<Poor>::default(),
+                seen: HashSet::new(),
+                copies: Copies::default(),
+            };
+            let (firsts, late): (Vec<_>, Vec<_>) = log
+                .iter()
+                .cloned()
+                .partition(|record| whole.is_first(&record.event.order_uid));
+            let prior = given(&firsts);
+            let (mut placed, displaced, letters) = then(&Orders::fold(&prior, &late, &[]));
+            let of_firsts = |record: &Record<OrderPlaced>| {
+                (record.event.order_uid.clone(), record.event.entry.clone())
+            };
+            placed.extend(firsts.iter().map(of_firsts));
+            placed.sort();
+            let in_turn = then(&Orders::fold(&given(&[]), &log, &[]));
+            prop_assert_eq!((placed, displaced, letters), in_turn);
+        }
+
         #[test]
         fn any_cut_into_batches_stores_the_same_orders(
             log in prop::collection::vec((0..6_u8, 0..3_u8), 0..60),

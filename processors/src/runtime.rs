@@ -2,8 +2,9 @@
 //! checkpoints, then the rows, then the commit; the watermark is announced after it. Whatever goes wrong, the stored
 //! checkpoint says where to go on.
 
+mod looking;
 mod reading;
-mod step;
+pub(crate) mod step;
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -12,7 +13,7 @@ use projections::{
     checkpoints::{self, AdvanceError},
     db::{Database, is_of_the_data, is_unprepared},
     dead_letters::DeadLetter,
-    projection::{Generation, PrepareError, prepare},
+    projection::{Generation, PrepareError, Projection, prepare},
 };
 use rand::RngExt;
 use schemas::{codec::Decoder, event::Event, registry::Registry};
@@ -20,7 +21,7 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::step::StepError;
+use self::{looking::Looking, step::StepError};
 use crate::{
     alarm::Alarm,
     clicks::Clicks,
@@ -28,22 +29,42 @@ use crate::{
     fold::{Fold, Memory as _, VerdictOf},
     orders::Orders,
     record::{Batch, Record},
+    replay::{self, Rebuild},
     sale_attempts::SaleAttempts,
     sales::history::History,
+    segments::Segments,
     status::{Doing, FoldMetrics, OfProjection, Status},
+    users::Users,
     watermarks::Watermarks,
 };
 
-/// Every fold, by the name of its projection.
-static FOLDS: &[(&str, Run)] = &[
-    ("clicks", run_fold::<Clicks>),
-    ("orders", run_fold::<Orders>),
-    ("sales", run_fold::<History>),
-    ("sale_attempts", run_fold::<SaleAttempts>),
+/// Every fold.
+static FOLDS: &[Entry] = &[
+    Entry::of::<Clicks>(),
+    Entry::of::<Orders>(),
+    Entry::of::<Users>(),
+    Entry::of::<History>(),
+    Entry::of::<SaleAttempts>(),
+    Entry::of::<Segments>(),
 ];
 
-/// How long a batch waits for more records.
-const BATCH_AGE: Duration = Duration::from_millis(5);
+/// What can be done with a fold.
+pub(crate) struct Entry {
+    pub(crate) projection: &'static Projection,
+    run: Run,
+    pub(crate) rebuild: Rebuild,
+}
+
+impl Entry {
+    const fn of<F: Fold>() -> Self {
+        Self {
+            projection: F::PROJECTION,
+            run: run_fold::<F>,
+            rebuild: replay::rebuild::<F>,
+        }
+    }
+}
+
 /// Pauses between attempts, doubled from the first to the second.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -52,6 +73,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// What Postgres is given on this side, where its own limits do not reach: the connection may have died unnoticed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(40);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked whether it is time to look back.
+const LOOK_POLL: Duration = Duration::from_secs(1);
 /// The most dead letters of a batch that are logged one by one.
 const LOGGED_MAX: usize = 10;
 /// After a lost batch, how long at most the assignment may take to settle.
@@ -85,7 +108,12 @@ impl Services {
 
 /// The names of all folds.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    FOLDS.iter().map(|(name, _)| *name)
+    FOLDS.iter().map(|fold| fold.projection.name)
+}
+
+/// The fold of this projection.
+pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
+    FOLDS.iter().find(|fold| fold.projection.name == name)
 }
 
 /// The folds of this process, each on a thread of its own.
@@ -110,8 +138,9 @@ pub fn run(
     stop: &CancellationToken,
 ) -> std::io::Result<Running> {
     let wanted = |name: &str| only.is_empty() || only.iter().any(|wanted| wanted == name);
-    let folds = FOLDS.iter().filter(|(name, _)| wanted(name));
-    let threads = folds.map(|(name, run)| {
+    let folds = FOLDS.iter().filter(|fold| wanted(fold.projection.name));
+    let threads = folds.map(|fold| {
+        let (name, run) = (fold.projection.name, fold.run);
         services.status.set(&part(name), Doing::Starting);
         let (services, stop) = (services.clone(), stop.clone());
         thread::Builder::new()
@@ -122,7 +151,7 @@ pub fn run(
 }
 
 /// The part of the process, as `/readyz` names it.
-fn part(projection: &str) -> String {
+pub(crate) fn part(projection: &str) -> String {
     format!("fold {projection}")
 }
 
@@ -167,16 +196,17 @@ struct Runner<F: Fold> {
     generation: Option<Generation>,
     consumer: Option<Consumer>,
     alarm: Alarm,
+    looking: Looking,
 }
 
 /// What ends the work of a fold for good: what to do, in words.
 struct Halt(String);
 
 /// A batch with its events read.
-struct Read<E> {
-    batch: Batch,
-    records: Vec<Record<E>>,
-    rejected: Vec<DeadLetter>,
+pub(crate) struct Read<E> {
+    pub(crate) batch: Batch,
+    pub(crate) records: Vec<Record<E>>,
+    pub(crate) rejected: Vec<DeadLetter>,
 }
 
 impl<F: Fold> Runner<F> {
@@ -194,6 +224,7 @@ impl<F: Fold> Runner<F> {
             generation: None,
             consumer: None,
             alarm: Alarm::default(),
+            looking: Looking::default(),
             services,
             stop,
         }
@@ -212,10 +243,10 @@ impl<F: Fold> Runner<F> {
         loop {
             self.connect().await?;
             self.consume().await?;
-            while let Some(delivered) = self.next().await {
+            while let Some(delivered) = self.next().await? {
                 match delivered {
-                    Delivered::Started => self.started(),
-                    Delivered::Batch(batch) => self.apply(batch).await?,
+                    Delivered::Started => self.started().await?,
+                    Delivered::Batch(batch) => self.apply(*batch).await?,
                     // Goes on by itself; whether the broker is well is watched elsewhere.
                     Delivered::Trouble(what) => {
                         tracing::warn!(part = self.part, what, "has trouble with the broker");
@@ -225,7 +256,7 @@ impl<F: Fold> Runner<F> {
                             .get_or_create(&self.label)
                             .inc();
                     }
-                    Delivered::Halted(why) => return Err(Halt(why)),
+                    Delivered::Halted(why) => return Err(self.explain(why).await),
                     Delivered::Broken(why) => {
                         self.doing(Doing::Waiting(why));
                         // It may have been Postgres, or another generation: both are looked for again.
@@ -239,8 +270,17 @@ impl<F: Fold> Runner<F> {
         }
     }
 
-    async fn next(&mut self) -> Option<Delivered> {
-        self.consumer.as_mut()?.next().await
+    /// What the consumer has for us; looks back now and then, also while it has nothing.
+    async fn next(&mut self) -> Result<Option<Delivered>, Halt> {
+        loop {
+            self.look_back_now_and_then().await?;
+            let Some(consumer) = &mut self.consumer else {
+                return Ok(None);
+            };
+            if let Ok(delivered) = tokio::time::timeout(LOOK_POLL, consumer.next()).await {
+                return Ok(delivered);
+            }
+        }
     }
 
     fn doing(&self, doing: Doing) {
@@ -265,6 +305,12 @@ impl<F: Fold> Runner<F> {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }
+                // A switch may bring what this build folds, or take it away.
+                Err(error @ PrepareError::OtherVersion { .. }) => {
+                    self.doing(Doing::Waiting(error.to_string()));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
                 Err(error) => return Err(Halt(chain(&error))),
             }
         }
@@ -280,6 +326,10 @@ impl<F: Fold> Runner<F> {
             .connect_fold(F::PROJECTION, F::PROJECTION.name)
             .await?;
         let generation = F::PROJECTION.live(&mut connection, &self.topic).await?;
+        if self.generation.as_ref() != Some(&generation) {
+            // It may be of another log.
+            self.looking = Looking::default();
+        }
         self.generation = Some(generation);
         // What was said on the lost connection has to be said again.
         let reached = checkpoints::live(&mut connection, F::PROJECTION.name).await?;
@@ -299,7 +349,7 @@ impl<F: Fold> Runner<F> {
                 ),
             },
             batch_max: F::BATCH_MAX,
-            batch_age: BATCH_AGE,
+            batch_age: F::BATCH_AGE,
         };
         let consumer = Consumer::start(&self.services.kafka, reading, self.starting_points());
         let consumer = consumer.map_err(|error| Halt(format!("{error:#}")))?;
@@ -311,7 +361,12 @@ impl<F: Fold> Runner<F> {
     fn starting_points(&self) -> Arc<Start> {
         let database = self.services.database.clone();
         let topic = self.topic.clone();
+        let moves = self.services.status.moves().clone();
         Arc::new(move |partitions: &[i32]| {
+            if partitions.is_empty() {
+                moves.begin(F::PROJECTION.name, &[]);
+                return Ok(Vec::new());
+            }
             let read = async {
                 let mut connection = database
                     .connect_fold(F::PROJECTION, F::PROJECTION.name)
@@ -326,7 +381,12 @@ impl<F: Fold> Runner<F> {
                 .build()
                 .map_err(|error| error.to_string())?;
             match runtime.block_on(async { tokio::time::timeout(START_TIMEOUT, read).await }) {
-                Ok(Ok(found)) => Ok(found.iter().map(|c| (c.partition, c.next_offset)).collect()),
+                Ok(Ok(found)) => {
+                    let places: Vec<_> =
+                        found.iter().map(|c| (c.partition, c.next_offset)).collect();
+                    moves.begin(F::PROJECTION.name, &places);
+                    Ok(places)
+                }
                 Ok(Err(error)) => Err(format!("cannot read checkpoints: {}", chain(&error))),
                 Err(_) => Err("Postgres took too long to give the checkpoints".to_owned()),
             }
@@ -338,6 +398,7 @@ impl<F: Fold> Runner<F> {
         if !self.is_current(&batch) {
             return Ok(());
         }
+        self.look_back_before_the_first().await?;
         let read = self.read(batch).await?;
         let Some(verdicts) = self.judge(&read).await else {
             return Ok(());
@@ -346,6 +407,7 @@ impl<F: Fold> Runner<F> {
         let mut one_by_one = false;
         while self.is_current(&read.batch) {
             self.connect().await?;
+            self.look_back_before_the_first().await?;
             let started = Instant::now();
             let step = self.step(&read, &verdicts, one_by_one);
             match within(STEP_TIMEOUT, step).await {
@@ -383,6 +445,8 @@ impl<F: Fold> Runner<F> {
             .spans
             .iter()
             .map(|span| (span.partition, span.to));
+        let moves = self.services.status.moves();
+        moves.note(F::PROJECTION.name, reached.clone());
         self.services.watermarks.of(F::PROJECTION).announce(reached);
         if let Some(consumer) = &self.consumer {
             consumer.applied(&read.batch.spans);
@@ -443,12 +507,14 @@ impl<F: Fold> Runner<F> {
     }
 
     /// Other partitions may be ours now: what was known of the old ones is somebody else's.
-    fn started(&mut self) {
+    async fn started(&mut self) -> Result<(), Halt> {
         let watched: Vec<_> = self.alarm.reset().collect();
         for partition in watched {
             self.show_alarm(partition, false);
         }
+        self.look_back().await?;
         self.doing(Doing::Running);
+        Ok(())
     }
 
     fn show_alarm(&self, partition: i32, is_flood: bool) {
@@ -484,7 +550,7 @@ async fn within<T, E: From<sqlx::Error>>(
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

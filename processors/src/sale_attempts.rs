@@ -3,13 +3,14 @@
 
 use projections::{
     projection::Projection,
-    sale_attempts::{PROJECTION, Refused as Row},
+    rows::Rows,
+    sale_attempts::{PROJECTION, ROWS, Refused as Row, copy},
 };
 use schemas::sale_attempts::{CheckoutRefused, Refusal};
 use sqlx::PgConnection;
 
 use crate::{
-    fold::{Fold, Folded},
+    fold::{Fold, Folded, ROWS_BYTES, When, Whole},
     record::Record,
     sales::Refused,
 };
@@ -38,6 +39,31 @@ impl Fold for SaleAttempts {
             changes,
             dead_letters: Vec::new(),
         }
+    }
+
+    fn whole() -> Option<Box<dyn Whole<CheckoutRefused>>> {
+        Some(Box::new(Refusals(Rows::new(ROWS))))
+    }
+}
+
+/// The refusals of a whole log: there is nothing to gather.
+struct Refusals(Rows);
+
+impl Whole<CheckoutRefused> for Refusals {
+    fn fold(&mut self, record: Record<CheckoutRefused>) -> Option<Record<CheckoutRefused>> {
+        copy(&mut self.0, &row(&record));
+        None
+    }
+
+    fn memory(&self) -> usize {
+        0
+    }
+
+    fn rows(&mut self, when: When) -> Vec<Rows> {
+        if when == When::Passing && self.0.byte_len() < ROWS_BYTES {
+            return Vec::new();
+        }
+        vec![self.0.take()]
     }
 }
 

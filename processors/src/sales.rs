@@ -12,6 +12,7 @@ pub mod history;
 mod ledger;
 mod rules;
 mod sale;
+mod start;
 #[cfg(test)]
 mod tests;
 pub mod window;
@@ -24,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::sale::{Past, Sale};
 pub use self::{
-    ledger::Ledger,
+    ledger::{Assumed, Ledger},
     rules::{RuleBook, RulesMissing},
 };
 use crate::record::Record;
@@ -233,6 +234,23 @@ impl Sales {
     /// Time of the log, milliseconds since 1970-01-01T00:00:00Z; none before the first record that counts.
     pub fn last_ms(&self) -> Option<i64> {
         self.last_ms
+    }
+
+    /// How many keys are kept with their answers, of the running sale and the one before. Each takes 80 to 160 bytes and
+    /// its text.
+    pub fn key_count(&self) -> usize {
+        let current = self.current.as_ref().map_or(0, Sale::key_count);
+        current + self.previous.as_ref().map_or(0, Past::key_count)
+    }
+
+    /// Whether the key of this request is kept: its answer is known.
+    pub fn has_key(&self, event: &SaleEvent) -> bool {
+        let is_of_current = |sale: &Sale| sale.has_key(event);
+        self.current.as_ref().is_some_and(is_of_current)
+            || self
+                .previous
+                .as_ref()
+                .is_some_and(|past| past.has_key(event))
     }
 
     /// How many a user has bought in the running sale.

@@ -1,8 +1,8 @@
 //! What the folds of a process are doing: for `/readyz`, the logs and `/metrics`.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use producers::metrics::{
@@ -27,6 +27,66 @@ pub enum Doing {
 #[derive(Debug, Clone, Default)]
 pub struct Status {
     parts: Arc<Mutex<BTreeMap<String, Doing>>>,
+    gone: Arc<OnceLock<String>>,
+    moves: Moves,
+}
+
+/// Where the folds of a process stand in the partitions that are theirs.
+#[derive(Debug, Clone, Default)]
+pub struct Moves(Arc<Mutex<Standing>>);
+
+#[derive(Debug, Default)]
+struct Standing {
+    next_offsets: BTreeMap<(&'static str, i32), i64>,
+    /// Projections that do something else first, which tells by itself when it cannot go on.
+    busy: BTreeSet<&'static str>,
+}
+
+impl Moves {
+    /// From now on these partitions of a projection are ours, and no others: with their next offsets.
+    pub fn begin(&self, projection: &'static str, places: &[(i32, i64)]) {
+        let all = &mut self.lock().next_offsets;
+        all.retain(|(name, _), _| *name != projection);
+        let places = places.iter();
+        all.extend(places.map(|(partition, next)| ((projection, *partition), *next)));
+    }
+
+    /// A projection has gone on to these next offsets.
+    pub fn note(&self, projection: &'static str, places: impl Iterator<Item = (i32, i64)>) {
+        let all = &mut self.lock().next_offsets;
+        for (partition, next_offset) in places {
+            if let Some(known) = all.get_mut(&(projection, partition)) {
+                *known = next_offset;
+            }
+        }
+    }
+
+    /// A projection need not move, until what is given is dropped.
+    pub fn busy(&self, projection: &'static str) -> impl Drop {
+        self.lock().busy.insert(projection);
+        Busy(self.clone(), projection)
+    }
+
+    /// The next offset of each partition of the projections that have to move.
+    pub fn all(&self) -> BTreeMap<(&'static str, i32), i64> {
+        let standing = self.lock();
+        let mut all = standing.next_offsets.clone();
+        all.retain(|(name, _), _| !standing.busy.contains(name));
+        all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Moves::busy`].
+struct Busy(Moves, &'static str);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().busy.remove(self.1);
+    }
 }
 
 impl Status {
@@ -45,6 +105,22 @@ impl Status {
         parts.insert(part.to_owned(), doing);
     }
 
+    /// Where the folds stand.
+    pub fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
+    /// The first part whose thread or task has ended by a fault of ours, if there is one.
+    pub fn gone(&self) -> Option<&str> {
+        self.gone.get().map(String::as_str)
+    }
+
+    /// Whether anything was ever said of a part.
+    pub fn has(&self, part: &str) -> bool {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.contains_key(part)
+    }
+
     /// Says so if the thread or task that holds this panics: it is gone, and nobody else would notice.
     pub fn guard(&self, part: impl Into<String>) -> PanicGuard {
         PanicGuard {
@@ -61,6 +137,12 @@ impl Status {
         parts
             .map(|(part, doing)| (part.clone(), is_running(doing)))
             .collect()
+    }
+
+    /// Whether a part is at work.
+    pub fn is_running(&self, part: &str) -> bool {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.get(part) == Some(&Doing::Running)
     }
 
     /// Why the process is not ready: a line a part that is not at work; empty if all is well.
@@ -87,6 +169,8 @@ impl Drop for PanicGuard {
         if std::thread::panicking() {
             let why = "a fault of ours ended it: see the log, and start the process again";
             self.status.set(&self.part, Doing::Halted(why.to_owned()));
+            // Of several that have gone, the first.
+            let _ = self.status.gone.set(self.part.clone());
         }
     }
 }
@@ -176,5 +260,39 @@ impl FoldMetrics {
             "Time from the beginning of a transaction to its commit",
             self.apply_seconds.clone(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_panics_is_gone_and_says_so() {
+        let status = Status::default();
+        let panics = status.clone();
+        let thread = std::thread::spawn(move || {
+            let _guard = panics.guard("fold clicks");
+            std::panic::resume_unwind(Box::new("on purpose"));
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(status.gone(), Some("fold clicks"));
+        assert!(status.not_ready()[0].starts_with("fold clicks has halted"));
+    }
+
+    #[test]
+    fn only_partitions_that_are_ours_and_have_to_move_are_watched() {
+        let moves = Moves::default();
+        moves.begin("clicks", &[(0, 5), (1, 0)]);
+        moves.begin("sales", &[(0, 9)]);
+        moves.note("clicks", [(0, 7), (2, 3)].into_iter());
+        let all = [(("clicks", 0), 7), (("clicks", 1), 0), (("sales", 0), 9)];
+        assert_eq!(moves.all(), all.into());
+        let busy = moves.busy("clicks");
+        assert_eq!(moves.all(), [(("sales", 0), 9)].into());
+        drop(busy);
+        assert_eq!(moves.all(), all.into());
+        moves.begin("clicks", &[]);
+        assert_eq!(moves.all(), [(("sales", 0), 9)].into());
     }
 }

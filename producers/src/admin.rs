@@ -15,9 +15,10 @@ use tracing::warn;
 
 use crate::kafka::Kafka;
 
-/// How long the cluster may take to find itself again, for all that one command asks. Unless told otherwise, Kafka
-/// misses a dead broker after nine seconds and a dead controller after two; on a busy machine it takes longer.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the cluster may take to find itself again, counted from when it did not do what it was asked. Unless told
+/// otherwise, Kafka misses a dead broker after nine seconds and a dead controller after two; on a busy machine it takes
+/// longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// How long a broker may take to answer at all.
@@ -25,18 +26,21 @@ pub(crate) const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Fewer brokers than replicas, says the controller.
+pub(crate) const TOO_FEW_BROKERS: KafkaError =
+    KafkaError::AdminOp(RDKafkaErrorCode::InvalidReplicationFactor);
+
 /// Settings by name.
 pub(crate) type Settings = Vec<(String, String)>;
 
-/// Whoever asks the cluster, for one command.
+/// Whoever asks the cluster.
 pub(crate) struct Admin {
     client: AdminClient<DefaultClientContext>,
     kafka: Kafka,
-    started: Instant,
 }
 
 impl Admin {
-    /// Its patience begins to run out now.
+    /// Connects when it first asks.
     ///
     /// # Errors
     /// If a client setting is not one of librdkafka's.
@@ -44,12 +48,7 @@ impl Admin {
         Ok(Self {
             client: kafka.client().create()?,
             kafka: kafka.clone(),
-            started: Instant::now(),
         })
-    }
-
-    pub(crate) fn is_patient(&self) -> bool {
-        self.started.elapsed() < PATIENCE
     }
 
     /// The brokers, and a topic or all of them. Any broker can tell, so nobody is waited for.
@@ -57,7 +56,7 @@ impl Admin {
     /// # Errors
     /// If no broker answers.
     pub(crate) fn metadata(&self, topic: Option<&str>) -> Result<Metadata> {
-        let asked = self.client.inner().fetch_metadata(topic, FIRST_ANSWER);
+        let asked = self.client.inner().fetch_metadata(topic, ATTEMPT);
         asked.with_context(|| no_broker(&self.kafka))
     }
 
@@ -67,11 +66,17 @@ impl Admin {
         asked.unwrap_or_default()
     }
 
-    /// Makes a topic. That it exists already may be the work of an attempt that was not answered.
+    /// Makes a topic. That it exists already may be the work of an attempt that was not answered. If there ought
+    /// to be enough brokers and the controller says there are not, it has not heard of them for a while, as on a busy
+    /// machine or just after its own start: it is asked again.
     ///
     /// # Errors
     /// The cluster's refusal, or what it said when patience ran out.
-    pub(crate) async fn create(&self, topic: &NewTopic<'_>) -> KafkaResult<()> {
+    pub(crate) async fn create(
+        &self,
+        topic: &NewTopic<'_>,
+        has_enough_brokers: bool,
+    ) -> KafkaResult<()> {
         let options = options(ATTEMPT).operation_timeout(Some(ATTEMPT));
         let create = async || {
             let created = self.client.create_topics([topic], &options).await?;
@@ -81,7 +86,9 @@ impl Admin {
             })
         };
         let what = format!("create topic {}", topic.name);
-        self.persist(&what, create).await
+        let passes =
+            |error: &KafkaError| passes(error) || has_enough_brokers && *error == TOO_FEW_BROKERS;
+        self.persist(&what, create, passes).await
     }
 
     /// The settings of a topic.
@@ -92,7 +99,7 @@ impl Admin {
         let what = format!("describe topic {topic}");
         let resource = ResourceSpecifier::Topic(topic);
         let describe = async || self.settings(&resource, ATTEMPT).await;
-        let described = self.persist(&what, describe).await;
+        let described = self.persist(&what, describe, passes).await;
         described.map_err(|error| does_not(&what, error))
     }
 
@@ -100,10 +107,30 @@ impl Admin {
     ///
     /// # Errors
     /// If it does not answer, or has none to tell.
-    pub(crate) async fn broker_settings(&self, broker: i32) -> Result<Settings> {
+    pub(crate) async fn broker_settings(&self, broker: i32) -> KafkaResult<Settings> {
         let resource = ResourceSpecifier::Broker(broker);
-        let described = self.settings(&resource, FIRST_ANSWER).await;
-        described.with_context(|| format!("broker {broker} does not tell its settings"))
+        self.settings(&resource, FIRST_ANSWER).await
+    }
+
+    /// How many brokers there are, and the settings of the first that tells them: one that has just died is listed still.
+    ///
+    /// # Errors
+    /// A broker's refusal, or what the last said when patience ran out.
+    pub(crate) async fn brokers_and_settings(&self) -> Result<(usize, Settings)> {
+        let ask = async || {
+            let metadata = self.client.inner().fetch_metadata(None, ATTEMPT)?;
+            let mut told = Err(KafkaError::AdminOp(RDKafkaErrorCode::BrokerNotAvailable));
+            for broker in metadata.brokers() {
+                told = self.broker_settings(broker.id()).await;
+                if !told.as_ref().is_err_and(passes) {
+                    break;
+                }
+            }
+            Ok((metadata.brokers().len(), told?))
+        };
+        let what = "tell its settings";
+        let told = self.persist(what, ask, passes).await;
+        told.map_err(|error| does_not(what, error))
     }
 
     async fn settings(
@@ -130,16 +157,20 @@ impl Admin {
         &self,
         what: &str,
         ask: impl AsyncFn() -> KafkaResult<T>,
+        passes: impl Fn(&KafkaError) -> bool,
     ) -> KafkaResult<T> {
-        let mut is_told = false;
+        let mut first_failure = None;
         loop {
             let error = match ask().await {
-                Err(error) if passes(&error) && self.is_patient() => error,
+                Err(error) if passes(&error) => error,
                 settled => return settled,
             };
-            if !is_told {
-                warn!(error = %error, "the cluster does not {what} just now, asking again for up to {PATIENCE:?}");
-                is_told = true;
+            let since = *first_failure.get_or_insert_with(|| {
+                warn!(%error, "the cluster does not {what} just now, asking again for up to {PATIENCE:?}");
+                Instant::now()
+            });
+            if since.elapsed() >= PATIENCE {
+                return Err(error);
             }
             sleep(PAUSE).await;
             // So that the client learns who is there now. If nobody answers, the next attempt will tell.

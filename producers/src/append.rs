@@ -79,7 +79,7 @@ pub struct Outcome {
     pub last: Vec<(i32, i64)>,
     /// Where the broker has put each of the acknowledged records, in the order in which they were given, and the time
     /// that it gave them; only of a topic whose records it stamps.
-    pub stamps: Vec<Stamp>,
+    pub stamps: Vec<Stamped>,
     /// The first failure of a record that was taken.
     pub error: Option<KafkaError>,
     /// Why the rest was refused.
@@ -88,7 +88,7 @@ pub struct Outcome {
 
 /// What the broker says of a record that it has stamped (`LogAppendTime`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub struct Stamped {
     /// Its offset.
     pub offset: i64,
     /// Its time, milliseconds since 1970-01-01T00:00:00Z.

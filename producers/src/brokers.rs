@@ -37,7 +37,7 @@ pub async fn cluster(kafka: &Kafka) -> Result<Cluster> {
         brokers.push(Broker {
             id: found.id(),
             address: format!("{}:{}", found.host(), found.port()),
-            settings: settings.map_err(|error| format!("{error:#}")),
+            settings: settings.map_err(|error| error.to_string()),
         });
     }
     brokers.sort_unstable_by_key(|broker| broker.id);

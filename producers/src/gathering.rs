@@ -6,6 +6,7 @@
 //! next one leaves; else they and those who came meanwhile would take turns, in twice as many batches.
 
 use std::{
+    future::ready,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use std::{
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::writer::AppendError;
+use crate::{turns::Turn, writer::AppendError};
 
 /// From so many on, a batch waits for those who were answered by the one before.
 const GATHER_MIN: usize = 8;
@@ -37,8 +38,13 @@ struct Next<T> {
 
 /// What is done with a batch.
 pub trait Sender<T> {
-    /// Sends it; the next one leaves when this has ended.
-    fn send(&self, batch: Vec<T>) -> impl Future<Output = ()> + Send;
+    /// Waits for its turn, if it takes turns; what comes meanwhile goes with the batch.
+    fn turn(&self) -> impl Future<Output = Option<Turn>> + Send {
+        ready(None)
+    }
+
+    /// Sends it; the next one leaves when this has ended. The turn is over when it is dropped.
+    fn send(&self, batch: Vec<T>, turn: Option<Turn>) -> impl Future<Output = ()> + Send;
 
     /// What is left when it is closed: it was never sent.
     fn refuse(&self, left: Vec<T>, why: &AppendError);
@@ -69,7 +75,12 @@ impl<T> Gathering<T> {
             }
             Some(Next { waiting, enough }) => {
                 waiting.push(item);
-                waiting.len() >= *enough
+                let is_enough = waiting.len() >= *enough;
+                if is_enough {
+                    // Said once: another time it would cut short the next gathering.
+                    *enough = usize::MAX;
+                }
+                is_enough
             }
         };
         if may_leave {
@@ -100,10 +111,15 @@ impl<T> Gathering<T> {
                 () = self.gather(answered) => false,
                 () = stop.cancelled() => true,
             };
+            let turn = if self.is_empty() {
+                None
+            } else {
+                sender.turn().await
+            };
             let batch = self.take();
             answered = batch.len();
             if !batch.is_empty() {
-                sender.send(batch).await;
+                sender.send(batch, turn).await;
             }
             if stopping {
                 break;
@@ -130,15 +146,15 @@ impl<T> Gathering<T> {
             0 => self.gathered.notified().await,
             _ => drop(timeout(GATHER_MAX, self.gathered.notified()).await),
         }
+        if let Some(next) = &mut *self.next() {
+            next.enough = usize::MAX;
+        }
     }
 
     fn take(&self) -> Vec<T> {
         let mut next = self.next();
-        let Some(Next { waiting, enough }) = &mut *next else {
-            return Vec::new();
-        };
-        *enough = usize::MAX;
-        std::mem::take(waiting)
+        let waiting = next.as_mut().map(|next| &mut next.waiting);
+        waiting.map(std::mem::take).unwrap_or_default()
     }
 
     fn next(&self) -> MutexGuard<'_, Option<Next<T>>> {

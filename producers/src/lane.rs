@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     append::Outcome,
     gathering::{Gathering, Sender},
+    turns::Turn,
     writer::{AppendError, EventWriter},
 };
 
@@ -77,12 +78,17 @@ impl<E: Event, R: Clone + Send + 'static> Lane<E, R> {
 }
 
 impl<E: Event, R: Clone + Send + 'static> Sender<Waiting<E, R>> for Lane<E, R> {
-    async fn send(&self, batch: Vec<Waiting<E, R>>) {
+    async fn turn(&self) -> Option<Turn> {
+        Some(self.writer.turn().await)
+    }
+
+    async fn send(&self, batch: Vec<Waiting<E, R>>, turn: Option<Turn>) {
         let (events, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let outcome = match self.writer.send_checked(&events) {
             Ok(pending) => pending.outcome().await,
             Err(refusal) => return tell(waiters, &Err(refusal)),
         };
+        drop(turn);
         self.answer(waiters, outcome);
     }
 
@@ -282,6 +288,26 @@ mod tests {
         assert_eq!(banners(&broker).len() as i64, CALLERS * ROUNDS);
         // Taking turns, two halves would need twice as many.
         assert!((batches.len() as i64) < ROUNDS * 3 / 2, "{}", batches.len());
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_its_turn_goes_with_the_batch() {
+        let broker = MockBroker::start("clicks", 8);
+        let writer = writer(&broker, &[PATIENT]);
+        let lane = Arc::new(Lane::new(Arc::clone(&writer), Position::clone));
+        let turn_of_another = writer.turn().await;
+        let stop = CancellationToken::new();
+        let mut running = Box::pin(Arc::clone(&lane).run(stop.clone()));
+        let mut context = Context::from_waker(Waker::noop());
+        let first = begin(&lane, click(1)).expect("accepted");
+        assert!(running.as_mut().poll(&mut context).is_pending());
+        let second = begin(&lane, click(2)).expect("accepted");
+        assert_eq!(lane.waiters(), 2);
+        drop(turn_of_another);
+        stop.cancel();
+        running.await;
+        assert_eq!(first.await.unwrap(), second.await.unwrap());
+        assert_eq!(banners(&broker), [1, 2]);
     }
 
     #[tokio::test]

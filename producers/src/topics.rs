@@ -1,21 +1,22 @@
 //! Topics as they have to be: creates what is missing, tells what differs, alters nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use rdkafka::{
     admin::{NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
-    metadata::{Metadata, MetadataBroker, MetadataPartition, MetadataTopic},
+    metadata::{Metadata, MetadataPartition, MetadataTopic},
 };
 use schemas::{
-    registry::Registry,
+    registry::{Registry, RegistryError},
     topics::{TOPICS, Topic, subject},
 };
+use tracing::warn;
 
 use crate::{
-    admin::{Admin, FIRST_ANSWER, Settings, does_not, no_broker},
+    admin::{Admin, FIRST_ANSWER, PATIENCE, Settings, TOO_FEW_BROKERS, does_not, no_broker},
     kafka::Kafka,
 };
 
@@ -52,9 +53,10 @@ pub async fn apply(
     let admin = Admin::new(kafka)?;
     let mut results = Vec::new();
     let metadata = admin.metadata(None)?;
-    let replicas = match replicas {
-        Some(told) => told,
-        None => usual_replicas(&admin, &metadata).await?,
+    let (replicas, has_enough_brokers) = match replicas {
+        Some(told) => (told, metadata.brokers().len() >= told),
+        // The brokers' own setting asks for no more than there ought to be.
+        None => (usual_replicas(&admin).await?, true),
     };
     for topic in TOPICS {
         let name = topic.full_name(&kafka.prefix);
@@ -64,17 +66,29 @@ pub async fn apply(
                 compare(topic, replicas, &Shape::of(found), &settings)
             }
             None if dry_run => Applied::Created,
-            None => create(&admin, topic, &name, replicas).await?,
+            None => create(&admin, topic, &name, replicas, has_enough_brokers).await?,
         };
         if !dry_run {
-            // The rule first: a registry may have a laxer one by default.
-            let subject = subject(&name);
-            registry.demand(&subject, topic.compatibility).await?;
-            registry.register(&subject, topic.avsc).await?;
+            let asked_since = Instant::now();
+            while let Err(error) = register(registry, topic, &name).await {
+                if !error.is_slow() || asked_since.elapsed() >= PATIENCE {
+                    return Err(error.into());
+                }
+                warn!(%error, "the schema registry is slow, asking again");
+            }
         }
         results.push((name, applied));
     }
     Ok(results)
+}
+
+/// Registers the schema of a topic, and what the registry demands of new versions: this first, as a registry may have a
+/// laxer rule by default. Done again, it changes nothing.
+async fn register(registry: &Registry, topic: &Topic, name: &str) -> Result<(), RegistryError> {
+    let subject = subject(name);
+    registry.demand(&subject, topic.compatibility).await?;
+    registry.register(&subject, topic.avsc).await?;
+    Ok(())
 }
 
 /// A topic on the broker, and in words how it differs from what it has to be.
@@ -224,14 +238,20 @@ fn settings(topic: &Topic, replicas: usize) -> Vec<(&'static str, &'static str)>
 }
 
 /// Creates a topic. If it is there by then, the brokers have heard of it late, or it is somebody else's, or the work of
-/// an attempt that was not answered: then it is compared.
-async fn create(admin: &Admin, topic: &Topic, name: &str, replicas: usize) -> Result<Applied> {
+/// an attempt that was not answered: then it is compared. `has_enough_brokers`: there ought to be as many as replicas.
+async fn create(
+    admin: &Admin,
+    topic: &Topic,
+    name: &str,
+    replicas: usize,
+    has_enough_brokers: bool,
+) -> Result<Applied> {
     let replication = i32::try_from(replicas).context("too many replicas")?;
     let mut new = NewTopic::new(name, topic.partitions, TopicReplication::Fixed(replication));
     for (key, value) in settings(topic, replicas) {
         new = new.set(key, value);
     }
-    match admin.create(&new).await {
+    match admin.create(&new, has_enough_brokers).await {
         Ok(()) => {
             wait_until_visible(admin, name).await?;
             Ok(Applied::Created)
@@ -241,7 +261,7 @@ async fn create(admin: &Admin, topic: &Topic, name: &str, replicas: usize) -> Re
             let settings = admin.topic_settings(name).await?;
             Ok(compare(topic, replicas, &shape, &settings))
         }
-        Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidReplicationFactor)) => bail!(
+        Err(TOO_FEW_BROKERS) => bail!(
             "the broker refuses to create topic {name}: {replicas} replicas need as many brokers"
         ),
         Err(error) => Err(does_not(&format!("create topic {name}"), error)),
@@ -250,7 +270,8 @@ async fn create(admin: &Admin, topic: &Topic, name: &str, replicas: usize) -> Re
 
 /// The controller has created it; the brokers hear of it a little later, and whoever comes now would not find it.
 async fn wait_until_visible(admin: &Admin, name: &str) -> Result<Shape> {
-    while admin.is_patient() {
+    let created = Instant::now();
+    while created.elapsed() < PATIENCE {
         let metadata = admin.metadata(Some(name));
         let found = metadata.as_ref().ok().and_then(|all| find(all, name));
         let is_led = |partition: &MetadataPartition| partition.leader() >= 0;
@@ -271,10 +292,10 @@ fn find<'a>(metadata: &'a Metadata, name: &str) -> Option<&'a MetadataTopic> {
 }
 
 /// How many replicas a topic gets if nobody says it.
-async fn usual_replicas(admin: &Admin, metadata: &Metadata) -> Result<usize> {
-    let brokers = metadata.brokers();
-    let settings = settings_of_any(admin, brokers).await;
-    let settings = settings.context("say with --replication how many replicas there have to be")?;
+async fn usual_replicas(admin: &Admin) -> Result<usize> {
+    let told = admin.brokers_and_settings().await;
+    let (brokers, settings) =
+        told.context("say with --replication how many replicas there have to be")?;
     let found = settings
         .iter()
         .find(|(name, _)| name == "default.replication.factor");
@@ -282,22 +303,10 @@ async fn usual_replicas(admin: &Admin, metadata: &Metadata) -> Result<usize> {
         .and_then(|(_, value)| value.parse().ok())
         .unwrap_or(1_usize);
     // Two brokers may be three of which one is away: what is made now would stay at two.
-    if brokers.len() < REPLICAS_SAFE {
+    if brokers < REPLICAS_SAFE {
         return Ok(by_default);
     }
     Ok(by_default.max(REPLICAS_SAFE))
-}
-
-/// The settings of the first broker that tells them: one that has just died is listed still.
-async fn settings_of_any(admin: &Admin, brokers: &[MetadataBroker]) -> Result<Settings> {
-    let mut told = Err(anyhow!("the cluster has no broker"));
-    for broker in brokers {
-        told = admin.broker_settings(broker.id()).await;
-        if told.is_ok() {
-            break;
-        }
-    }
-    told
 }
 
 /// How many partitions a topic has, and how many replicas each of them has at least.

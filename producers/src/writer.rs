@@ -1,10 +1,13 @@
 //! Writing the events of one topic: validated event, its partition as Java would choose it, its record, its position.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    marker::PhantomData,
+    ptr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
-use std::{marker::PhantomData, sync::Arc};
 
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
@@ -17,12 +20,14 @@ use schemas::{
     registry::{Registry, RegistryError},
     topics::subject,
 };
+use uuid::Uuid;
 
 use crate::{
     append::{Appender, Outcome, Outgoing, Pending},
     clock,
     partition::of_key,
     trace::{TRACEPARENT, TRACESTATE, Trace},
+    turns::{Turn, Turns},
 };
 
 /// The header of records that are ours, and what it says (CloudEvents 1.0).
@@ -33,7 +38,9 @@ pub struct EventWriter<E> {
     appender: Arc<Appender>,
     topic: String,
     encoder: OnceLock<Encoder<E>>,
-    turn: AtomicUsize,
+    /// Counts the batches without keys, for their partitions.
+    round: AtomicUsize,
+    turns: Arc<Turns>,
     event: PhantomData<fn(E)>,
 }
 
@@ -85,7 +92,8 @@ impl<E: Event> EventWriter<E> {
             appender,
             topic: E::TOPIC.full_name(prefix),
             encoder: OnceLock::new(),
-            turn: AtomicUsize::new(0),
+            round: AtomicUsize::new(0),
+            turns: Arc::default(),
             event: PhantomData,
         }
     }
@@ -123,6 +131,11 @@ impl<E: Event> EventWriter<E> {
     /// The topic's full name.
     pub fn topic(&self) -> &str {
         &self.topic
+    }
+
+    /// Waits until those who gather batches for this topic may send the next.
+    pub async fn turn(&self) -> Turn {
+        self.turns.next().await
     }
 
     /// Appends one event and waits for its place; `None` if the broker has it but did not tell where.
@@ -175,16 +188,17 @@ impl<E: Event> EventWriter<E> {
             encoder.encode(event, &mut values).map_err(refused)?;
             ends.push(values.len());
         }
-        let turn = self.next_turn();
+        let next = self.next_partition();
+        let mut headers = Headers::new(E::TOPIC.name);
         let records = events.enumerate().map(|(index, (event, context))| {
             let start = if index == 0 { 0 } else { ends[index - 1] };
             let key = event.key().map(str::as_bytes);
             Outgoing {
                 topic: &self.topic,
-                partition: key.map_or(turn, |key| of_key(key, E::TOPIC.partitions)),
+                partition: key.map_or(next, |key| of_key(key, E::TOPIC.partitions)),
                 key,
                 value: &values[start..ends[index]],
-                headers: context.map(|context| self.headers(event, context)),
+                headers: context.map(|context| headers.of(event.kind(), context)),
             }
         });
         Ok(self.appender.append(records))
@@ -224,16 +238,48 @@ impl<E: Event> EventWriter<E> {
         }))
     }
 
-    fn next_turn(&self) -> i32 {
+    fn next_partition(&self) -> i32 {
         let partitions = usize::try_from(E::TOPIC.partitions).expect("topics have partitions");
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % partitions;
-        i32::try_from(turn).expect("fewer than the partitions")
+        let next = self.round.fetch_add(1, Ordering::Relaxed) % partitions;
+        i32::try_from(next).expect("fewer than the partitions")
+    }
+}
+
+/// The headers of a batch: CloudEvents 1.0, Kafka binding in binary mode. From one record to the next little but its id
+/// changes; what does not is written once.
+struct Headers<'c> {
+    topic: &'static str,
+    /// What the last record had, but for its id, with its context and kind.
+    alike: Option<(&'c Context, &'static str, OwnedHeaders)>,
+}
+
+impl<'c> Headers<'c> {
+    fn new(topic: &'static str) -> Self {
+        Self { topic, alike: None }
     }
 
-    /// CloudEvents 1.0, Kafka binding in binary mode.
-    fn headers(&self, event: &E, context: &Context) -> OwnedHeaders {
-        let id = clock::event_id().to_string();
-        let kind = format!("millrace.{}.{}", E::TOPIC.name, event.kind());
+    /// Those of an event of this kind.
+    fn of(&mut self, kind: &'static str, context: &'c Context) -> OwnedHeaders {
+        let alike = match &self.alike {
+            Some((of, named, headers)) if ptr::eq(*of, context) && *named == kind => {
+                headers.clone()
+            }
+            _ => {
+                let headers = self.without_id(kind, context);
+                self.alike = Some((context, kind, headers.clone()));
+                headers
+            }
+        };
+        let mut buffer = Uuid::encode_buffer();
+        let id = clock::event_id().hyphenated().encode_lower(&mut buffer);
+        alike.insert(Header {
+            key: "ce_id",
+            value: Some(&*id),
+        })
+    }
+
+    fn without_id(&self, kind: &str, context: &Context) -> OwnedHeaders {
+        let kind = format!("millrace.{}.{kind}", self.topic);
         let time = jiff::Timestamp::from_millisecond(clock::now_ms())
             .unwrap_or_default()
             .to_string();
@@ -241,7 +287,6 @@ impl<E: Event> EventWriter<E> {
         let traceparent = trace.map(Trace::traceparent);
         let headers = [
             ("ce_specversion", Some("1.0")),
-            ("ce_id", Some(id.as_str())),
             (SOURCE.0, Some(SOURCE.1)),
             ("ce_type", Some(kind.as_str())),
             ("ce_time", Some(time.as_str())),
@@ -251,7 +296,7 @@ impl<E: Event> EventWriter<E> {
         ];
         let present = headers.iter().filter(|(_, value)| value.is_some());
         present.fold(
-            OwnedHeaders::new_with_capacity(headers.len()),
+            OwnedHeaders::new_with_capacity(headers.len() + 1),
             |headers, &(key, value)| headers.insert(Header { key, value }),
         )
     }

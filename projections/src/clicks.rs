@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Row};
 use crate::{
     pool::Pool,
     projection::{Changes, Projection},
+    rows::Rows,
 };
 
 /// The projection.
@@ -53,6 +54,27 @@ impl Changes for Vec<Added> {
         .await?;
         Ok(())
     }
+}
+
+/// Where [`copy`] puts counts that are final.
+pub const FINAL: &str = "stats (banner_id, ts, partition, v)";
+/// Where it puts counts that have to be added up, between [`BEGIN_PARTIAL`] and [`END_PARTIAL`].
+pub const PARTIAL: &str = "partial_stats (banner_id, ts, partition, v)";
+/// Makes room for partial counts.
+pub const BEGIN_PARTIAL: &str = "CREATE UNLOGGED TABLE partial_stats (LIKE stats)";
+/// Adds partial counts up, if there are any.
+pub const END_PARTIAL: &str = "INSERT INTO stats (banner_id, ts, partition, v)
+     SELECT banner_id, ts, partition, sum(v)::bigint FROM partial_stats
+     GROUP BY banner_id, ts, partition;
+     DROP TABLE partial_stats";
+
+/// Adds a count to rows for COPY.
+pub fn copy(rows: &mut Rows, added: &Added) {
+    rows.row(4)
+        .bigint(added.banner_id)
+        .time(added.minute * 60_000)
+        .integer(added.partition)
+        .bigint(added.clicks);
 }
 
 /// How long the steps of a statistic are.

@@ -30,6 +30,21 @@ const QUERY_SETTINGS: [(&str, &str); 2] = [
     ("client_connection_check_interval", "1s"),
 ];
 
+/// For who builds a generation beside the live one, or compares two. What a crash takes from it is built again.
+const BUILD_SETTINGS: [(&str, &str); 9] = [
+    ("synchronous_commit", "off"),
+    // Whatever others are allowed here: a build takes as long as it takes.
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("maintenance_work_mem", "256MB"),
+    ("work_mem", "64MB"),
+    ("lock_timeout", "20s"),
+    // Of times and dates as text.
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO"),
+    ("client_connection_check_interval", "1s"),
+];
+
 /// A database address that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("DATABASE_URL is no Postgres address: write postgres://user@host:port/database")]
@@ -78,12 +93,18 @@ impl Database {
     /// # Errors
     /// If Postgres does not answer or refuses.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
-        let options = self
-            .options
-            .clone()
-            .application_name("millrace")
-            .options(ONE_OFF_SETTINGS);
-        PgConnection::connect_with(&options).await
+        self.connect_as("millrace", ONE_OFF_SETTINGS, []).await
+    }
+
+    /// A connection for an answer that takes long, in one statement of at most `statement_max`.
+    ///
+    /// # Errors
+    /// If Postgres does not answer or refuses.
+    pub async fn connect_report(&self, statement_max: Duration) -> sqlx::Result<PgConnection> {
+        let limit = format!("{}s", statement_max.as_secs());
+        let limit = [("statement_timeout", limit.as_str())];
+        self.connect_as("millrace-report", QUERY_SETTINGS, limit)
+            .await
     }
 
     /// A connection for a fold that writes the generation in the Postgres schema `schema`: names in its statements
@@ -96,13 +117,41 @@ impl Database {
         projection: &Projection,
         schema: &str,
     ) -> sqlx::Result<PgConnection> {
-        let options = self
-            .options
-            .clone()
-            .application_name(&format!("millrace-fold-{}", projection.name))
-            .options(FOLD_SETTINGS)
-            .options([("search_path", schema)]);
+        let name = format!("millrace-fold-{}", projection.name);
+        self.connect_as(&name, FOLD_SETTINGS, [("search_path", schema)])
+            .await
+    }
+
+    /// A connection for who builds a generation of a projection: names in its statements mean the tables of the Postgres
+    /// schema `schema`.
+    ///
+    /// # Errors
+    /// If Postgres does not answer or refuses.
+    pub async fn connect_build(
+        &self,
+        projection: &Projection,
+        schema: &str,
+    ) -> sqlx::Result<PgConnection> {
+        let name = format!("millrace-replay-{}", projection.name);
+        self.connect_as(&name, BUILD_SETTINGS, [("search_path", schema)])
+            .await
+    }
+
+    async fn connect_as<const N: usize>(
+        &self,
+        name: &str,
+        settings: impl IntoIterator<Item = (&'static str, &'static str)>,
+        more: [(&str, &str); N],
+    ) -> sqlx::Result<PgConnection> {
+        let options = self.options.clone().application_name(name);
+        let options = options.options(settings).options(more);
         PgConnection::connect_with(&options).await
+    }
+
+    /// Whether the server is on this machine, as far as its address tells.
+    pub fn is_local(&self) -> bool {
+        matches!(self.options.get_host(), "127.0.0.1" | "localhost" | "::1")
+            || self.options.get_host().starts_with('/')
     }
 }
 

@@ -8,6 +8,7 @@ use sqlx::{PgConnection, Row, postgres::PgArguments, query::Query};
 use crate::{
     pool::Pool,
     projection::{self, Projection},
+    rows::Rows,
 };
 
 /// The projection.
@@ -226,6 +227,123 @@ fn insert_items<'a>(placed: &'a [NewOrder<'a>]) -> Statement<'a> {
     .bind(number(|item| item.nm_id))
     .bind(text(|item| &item.brand))
     .bind(number(|item| item.status))
+}
+
+/// Rows of new orders for COPY, in all tables.
+#[derive(Debug)]
+pub struct Copies {
+    orders: Rows,
+    deliveries: Rows,
+    payments: Rows,
+    items: Rows,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self {
+            orders: Rows::new(
+                r#"orders (order_uid, track_number, entry, locale, internal_signature, customer_id,
+                delivery_service, shardkey, sm_id, date_created, oof_shard, partition, "offset",
+                record_at_ms, digest)"#,
+            ),
+            deliveries: Rows::new(
+                "deliveries (order_uid, name, phone, zip, city, address, region, email)",
+            ),
+            payments: Rows::new(
+                "payments (order_uid, transaction, request_id, currency, provider, amount,
+                payment_dt, bank, delivery_cost, goods_total, custom_fee)",
+            ),
+            items: Rows::new(
+                "items (order_uid, item_index, chrt_id, track_number, price, rid, name, sale, size,
+                total_price, nm_id, brand, status)",
+            ),
+        }
+    }
+}
+
+impl Copies {
+    /// How many bytes the rows take.
+    pub fn byte_len(&self) -> usize {
+        let all = [&self.orders, &self.deliveries, &self.payments, &self.items];
+        all.iter().map(|rows| rows.byte_len()).sum()
+    }
+
+    /// Gives the rows, and has none afterwards.
+    pub fn take(&mut self) -> Vec<Rows> {
+        let all = [
+            &mut self.orders,
+            &mut self.deliveries,
+            &mut self.payments,
+            &mut self.items,
+        ];
+        let taken = all.map(Rows::take);
+        taken.into_iter().filter(|rows| !rows.is_empty()).collect()
+    }
+
+    /// Adds an order that no other has the uid of.
+    pub fn add(&mut self, NewOrder { order, known }: &NewOrder<'_>) {
+        self.orders
+            .row(15)
+            .text(&order.order_uid)
+            .text(&order.track_number)
+            .text(&order.entry)
+            .text(&order.locale)
+            .text(&order.internal_signature)
+            .text(&order.customer_id)
+            .text(&order.delivery_service)
+            .text(&order.shardkey)
+            .bigint(order.sm_id)
+            .text(&order.date_created)
+            .text(&order.oof_shard)
+            .integer(known.partition)
+            .bigint(known.offset)
+            .bigint(known.record_at_ms)
+            .bytea(&known.digest);
+        self.deliveries
+            .row(8)
+            .text(&order.order_uid)
+            .text(&order.delivery.name)
+            .text(&order.delivery.phone)
+            .text(&order.delivery.zip)
+            .text(&order.delivery.city)
+            .text(&order.delivery.address)
+            .text(&order.delivery.region)
+            .text(&order.delivery.email);
+        self.payments
+            .row(11)
+            .text(&order.order_uid)
+            .text(&order.payment.transaction)
+            .text(&order.payment.request_id)
+            .text(&order.payment.currency)
+            .text(&order.payment.provider)
+            .bigint(order.payment.amount)
+            .bigint(order.payment.payment_dt)
+            .text(&order.payment.bank)
+            .bigint(order.payment.delivery_cost)
+            .bigint(order.payment.goods_total)
+            .bigint(order.payment.custom_fee);
+        for (index, item) in (0..).zip(&order.items) {
+            self.add_item(&order.order_uid, index, item);
+        }
+    }
+
+    fn add_item(&mut self, order_uid: &str, index: i32, item: &Item) {
+        self.items
+            .row(13)
+            .text(order_uid)
+            .integer(index)
+            .bigint(item.chrt_id)
+            .text(&item.track_number)
+            .bigint(item.price)
+            .text(&item.rid)
+            .text(&item.name)
+            .bigint(item.sale)
+            .text(&item.size)
+            .bigint(item.total_price)
+            .bigint(item.nm_id)
+            .text(&item.brand)
+            .bigint(item.status);
+    }
 }
 
 /// An order as it was at one moment.

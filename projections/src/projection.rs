@@ -2,22 +2,24 @@
 
 use schemas::topics::Topic;
 use sqlx::{
-    Connection, PgConnection, PgExecutor, Row,
+    Connection, FromRow, PgConnection, PgExecutor, Row,
     migrate::{MigrateError, Migration, Migrator},
 };
 
 use crate::{
     clicks,
     db::{Database, is_transient, is_unprepared},
-    orders, sale_attempts, sales,
+    generations, orders, sale_attempts, sales, segments, users,
 };
 
 /// Every projection.
 pub static PROJECTIONS: &[&Projection] = &[
     &clicks::PROJECTION,
     &orders::PROJECTION,
+    &users::PROJECTION,
     &sales::PROJECTION,
     &sale_attempts::PROJECTION,
+    &segments::PROJECTION,
 ];
 
 static MIGRATOR: Migrator = sqlx::migrate!();
@@ -58,6 +60,8 @@ pub struct Generation {
     pub projection: &'static str,
     /// From 1, rising.
     pub number: i32,
+    /// Whether it is the one that is read; a batch for it goes nowhere when that has changed.
+    pub is_live: bool,
 }
 
 /// Why a projection cannot be used.
@@ -71,7 +75,7 @@ pub enum PrepareError {
     Migrate(#[source] MigrateError),
     /// Made by a build whose fold means something else.
     #[error(
-        "projection {projection} was folded by version {found} and this build has version {wanted}: rebuild it with `millrace replay {projection}`"
+        "projection {projection} was folded by version {found} and this build has version {wanted}: run a build of version {found}, or rebuild the projection with this one: `millrace replay {projection}`"
     )]
     OtherVersion {
         /// Which projection.
@@ -185,16 +189,26 @@ impl Projection {
         .execute(&mut *transaction)
         .await?;
         if made.rows_affected() == 1 {
-            // Names of schemas cannot be parameters; ours are plain words of this crate.
-            let statements = format!(
-                "CREATE SCHEMA {0}; SET LOCAL search_path = {0}; {1}",
-                self.name, self.tables
-            );
-            sqlx::raw_sql(sqlx::AssertSqlSafe(statements))
-                .execute(&mut *transaction)
-                .await?;
+            self.make_tables(&mut transaction, self.name).await?;
         }
         transaction.commit().await
+    }
+
+    /// Makes its tables, empty, in a new schema.
+    pub(crate) async fn make_tables(
+        &self,
+        transaction: &mut PgConnection,
+        schema: &str,
+    ) -> sqlx::Result<()> {
+        // Names of schemas cannot be parameters; ours are plain words of this crate.
+        let statements = format!(
+            "CREATE SCHEMA {schema}; SET LOCAL search_path = {schema}; {}",
+            self.tables
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statements))
+            .execute(transaction)
+            .await?;
+        Ok(())
     }
 
     /// The live generation, if this build may write it as a fold of `topic`.
@@ -206,14 +220,7 @@ impl Projection {
         connection: &mut PgConnection,
         topic: &str,
     ) -> Result<Generation, PrepareError> {
-        let row = sqlx::query(
-            "SELECT generation, version, topic FROM millrace.generations
-             WHERE projection = $1 AND live",
-        )
-        .bind(self.name)
-        .fetch_one(connection)
-        .await?;
-        let (found, made_of): (i32, String) = (row.try_get(1)?, row.try_get(2)?);
+        let (number, found, made_of) = generations::live(connection, self).await?;
         if found != self.version {
             return Err(PrepareError::OtherVersion {
                 projection: self.name,
@@ -230,19 +237,47 @@ impl Projection {
         }
         Ok(Generation {
             projection: self.name,
-            number: row.try_get(0)?,
+            number,
+            is_live: true,
         })
     }
 }
 
-/// The numbers of the live generations, by projection.
+/// A live generation, and what it could not fold.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Live {
+    /// The projection's name.
+    pub projection: String,
+    /// The generation's number.
+    pub generation: i32,
+    /// The version of the fold that writes it.
+    pub version: i32,
+    /// How often rows changed behind its checkpoints.
+    pub revision: i32,
+    /// How many dead letters it has; [`DEAD_LETTERS_COUNTED_MAX`] stands for more, too.
+    pub dead_letters: i64,
+}
+
+/// How many dead letters of a generation are counted at most.
+pub const DEAD_LETTERS_COUNTED_MAX: i64 = 10_000;
+
+/// The live generations.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn live_generations(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, i32)>> {
-    sqlx::query_as("SELECT projection, generation FROM millrace.generations WHERE live")
-        .fetch_all(executor)
-        .await
+pub async fn live_generations(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Live>> {
+    sqlx::query_as(
+        "SELECT g.projection, g.generation, g.version, g.revision, (
+             SELECT count(*) FROM (
+                 SELECT FROM millrace.dead_letters AS d
+                 WHERE d.projection = g.projection AND d.generation = g.generation LIMIT $1
+             ) AS counted
+         ) AS dead_letters
+         FROM millrace.generations AS g WHERE g.live",
+    )
+    .bind(DEAD_LETTERS_COUNTED_MAX)
+    .fetch_all(executor)
+    .await
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 use schemas::sale_attempts::TOPIC;
 use sqlx::PgConnection;
 
-use crate::projection::{Changes, Projection};
+use crate::{
+    projection::{Changes, Projection},
+    rows::Rows,
+};
 
 /// The projection.
 pub static PROJECTION: Projection = Projection {
@@ -33,6 +36,23 @@ pub struct Refused {
     pub at_ms: i64,
     /// Next offset of `sales` that was known.
     pub decided_at_offset: i64,
+}
+
+/// Where [`copy`] puts refusals.
+pub const ROWS: &str = r#"attempts (partition, "offset", sale_starts_at, user_id, item_id, verdict, at,
+    decided_at_offset)"#;
+
+/// Adds a refusal to rows for COPY.
+pub fn copy(rows: &mut Rows, refused: &Refused) {
+    rows.row(8)
+        .integer(refused.partition)
+        .bigint(refused.offset)
+        .time(refused.sale_started_at_ms)
+        .bigint(refused.user_id)
+        .integer(refused.item_id)
+        .text(refused.verdict)
+        .time(refused.at_ms)
+        .bigint(refused.decided_at_offset);
 }
 
 impl Changes for Vec<Refused> {

@@ -19,7 +19,7 @@ pub static PROJECTION: Projection = Projection {
 
 /// How a sale stands after its newest request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sale {
+pub struct SaleRow {
     /// The sale.
     pub id: SaleId,
     /// The first millisecond after it, since 1970-01-01T00:00:00Z.
@@ -85,7 +85,7 @@ pub struct Attempt {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Sorted by sale, one a sale.
-    pub sales: Vec<Sale>,
+    pub sales: Vec<SaleRow>,
     /// Sorted by sale and item, one an item.
     pub items: Vec<Item>,
     /// Sorted by offset.
@@ -113,7 +113,7 @@ fn column<R, T>(rows: &[R], get: impl Fn(&R) -> T) -> Vec<T> {
     rows.iter().map(get).collect()
 }
 
-fn upsert_sales(sales: &[Sale]) -> Statement<'_> {
+fn upsert_sales(sales: &[SaleRow]) -> Statement<'_> {
     sqlx::query(
         r#"INSERT INTO sales AS s
                (starts_at, ends_at, items, "limit", reservation_seconds, sold, decided_at)

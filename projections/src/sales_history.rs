@@ -4,7 +4,7 @@
 use schemas::{sale_rules::SaleRulesSet, sales::SaleId};
 use sqlx::{PgConnection, Row, ValueRef, postgres::PgRow};
 
-use crate::{pool::Pool, sales::Sale};
+use crate::{pool::Pool, sales::SaleRow};
 
 /// An answer, and how far the projections that it is taken from had come at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct AsOf<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// After its newest request.
-    pub sale: Sale,
+    pub sale: SaleRow,
     /// How many items are reserved.
     pub reserved: u32,
 }
@@ -341,7 +341,7 @@ fn standing(row: &PgRow) -> sqlx::Result<Standing> {
     let seconds = i32::try_from((ends_at_ms - starts_at_ms) / 1_000);
     let sold: i32 = row.try_get(9)?;
     Ok(Standing {
-        sale: Sale {
+        sale: SaleRow {
             id: SaleId::starting_at_ms(starts_at_ms),
             ends_at_ms,
             rules: SaleRulesSet {

@@ -40,16 +40,21 @@ pub struct Met {
     pub fingerprint: String,
 }
 
-/// The ids that had a schema, the newest first, at most `limit`.
+/// The ids that had a schema, the newest first, at most `limit`: of one subject or all.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn newest(connection: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Met>> {
+pub async fn newest(
+    connection: &mut PgConnection,
+    subject: Option<&str>,
+    limit: i64,
+) -> sqlx::Result<Vec<Met>> {
     let rows = sqlx::query(
         "SELECT subject, schema_id, fingerprint FROM millrace.schema_ids
-         WHERE fingerprint NOT IN ('none', 'foreign')
-         ORDER BY first_met_at DESC, subject, schema_id LIMIT $1",
+         WHERE fingerprint NOT IN ('none', 'foreign') AND ($1::text IS NULL OR subject = $1)
+         ORDER BY first_met_at DESC, subject, schema_id LIMIT $2",
     )
+    .bind(subject)
     .bind(limit)
     .fetch_all(connection)
     .await?;

@@ -9,7 +9,7 @@
 //! beyond its own size: see [`hostile`].
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     io::{self, Read},
     marker::PhantomData,
@@ -26,6 +26,7 @@ use apache_avro::{
 };
 
 use crate::{
+    datum::Datum,
     event::Event,
     hostile::hostile,
     registry::{Registry, RegistryError},
@@ -106,7 +107,8 @@ impl<E: Event> Encoder<E> {
 /// Reads the record values of one topic.
 pub struct Decoder<E> {
     subject: String,
-    readers: HashMap<u32, Reader>,
+    /// By their ids, of which there are a handful.
+    readers: BTreeMap<u32, Reader>,
     event: PhantomData<fn() -> E>,
 }
 
@@ -189,7 +191,7 @@ impl<E: Event> Decoder<E> {
         max_allocation_bytes(RECORD_BYTES_MAX);
         Self {
             subject: subject(topic),
-            readers: HashMap::new(),
+            readers: BTreeMap::new(),
             event: PhantomData,
         }
     }
@@ -206,7 +208,12 @@ impl<E: Event> Decoder<E> {
         };
         let event = match self.readers.get(&id) {
             None => return Err(DecodeError::NotLearned(id)),
-            Some(Reader::Current(reader)) => reader.read_deser(&mut datum).map_err(malformed)?,
+            Some(Reader::Current(reader)) => {
+                if let Some(event) = E::read(Datum::new(datum)) {
+                    return Ok(event);
+                }
+                reader.read_deser(&mut datum).map_err(malformed)?
+            }
             Some(Reader::Resolved(reader)) => {
                 let value = read_value(reader, &mut datum)
                     .map_err(|why| DecodeError::Malformed { id, why })?;

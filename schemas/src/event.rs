@@ -5,7 +5,7 @@ use std::fmt;
 use apache_avro::Schema;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::topics::Topic;
+use crate::{datum::Datum, topics::Topic};
 
 /// An event as it stands on the log: one record of [`Event::TOPIC`].
 pub trait Event: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
@@ -21,6 +21,12 @@ pub trait Event: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// Every rule of the domain that this event breaks; empty for a valid event. Checked before an append and
     /// again when folding, since others write to the topic too.
     fn faults(&self) -> Vec<Fault>;
+
+    /// The event of a datum of this build's own schema, without apache-avro, for topics where it matters; none where
+    /// that does not tell, or where it is none.
+    fn read(_datum: Datum<'_>) -> Option<Self> {
+        None
+    }
 
     /// The schema that this build writes.
     fn schema() -> &'static Schema {

@@ -5,6 +5,7 @@ use apache_avro::{
     Schema,
     schema::{ArraySchema, RecordSchema},
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 mod describe;
@@ -20,21 +21,33 @@ const FAULTS_MAX: usize = 100;
 /// # Errors
 /// Every fault of the JSON, or the first hundred.
 pub fn read<E: Event>(value: Value) -> Result<E, Vec<Fault>> {
+    read_as(E::schema(), value, E::faults)
+}
+
+/// Reads what this schema describes and has these rules beyond its types.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_as<T: DeserializeOwned>(
+    schema: &Schema,
+    value: Value,
+    rules: impl Fn(&T) -> Vec<Fault>,
+) -> Result<T, Vec<Fault>> {
     let mut faults = Vec::new();
     // What is missing or wrong is filled with an empty value, so that the rules can be asked about the rest.
-    let filled = check(E::schema(), Some(value), "", &mut faults);
+    let filled = check(schema, Some(value), "", &mut faults);
     if faults.len() >= FAULTS_MAX {
         faults.truncate(FAULTS_MAX);
         return Err(faults);
     }
-    let event: E = match serde_json::from_value(filled) {
-        Ok(event) => event,
+    let read: T = match serde_json::from_value(filled) {
+        Ok(read) => read,
         Err(error) => {
             faults.push(Fault::new("", error.to_string()));
             return Err(faults);
         }
     };
-    for fault in event.faults() {
+    for fault in rules(&read) {
         if !faults
             .iter()
             .any(|known| covers(&known.field, &fault.field))
@@ -43,7 +56,7 @@ pub fn read<E: Event>(value: Value) -> Result<E, Vec<Fault>> {
         }
     }
     if faults.is_empty() {
-        return Ok(event);
+        return Ok(read);
     }
     faults.truncate(FAULTS_MAX);
     Err(faults)

@@ -58,6 +58,13 @@ pub enum RegistryError {
     },
 }
 
+impl RegistryError {
+    /// Whether it is there and takes long: it may just have started.
+    pub fn is_slow(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if source.is_timeout() && !source.is_connect())
+    }
+}
+
 #[derive(Deserialize)]
 struct Registered {
     id: u32,

@@ -7,6 +7,8 @@ use crate::event::Fault;
 
 /// The longest key, in characters: index pages of Postgres hold no long ones.
 const KEY_CHARS_MAX: usize = 100;
+/// The longest id of a user, in characters.
+const USER_ID_CHARS_MAX: usize = 20;
 /// Postgres has no text with this character.
 const NO_NUL: &str = "must not have the character U+0000";
 
@@ -19,6 +21,8 @@ pub enum Rule<'a> {
     Filled(&'a str),
     /// Text that something is found by: filled, not long, without control characters.
     Key(&'a str),
+    /// The id of a user.
+    UserId(&'a str),
     /// Text with an @.
     Email(&'a str),
     /// Three letters.
@@ -55,6 +59,7 @@ impl Rule<'_> {
             Self::Text(text) if text.contains('\0') => NO_NUL,
             Self::Filled(text) => filled_fault(text)?,
             Self::Key(text) => key_fault(text)?,
+            Self::UserId(text) => user_id_fault(text)?,
             Self::Email(text) => email_fault(text)?,
             Self::Currency(text) if !is_currency(text) => "must be three letters, such as USD",
             Self::NotNegative(..0) => "must not be negative",
@@ -83,6 +88,9 @@ impl Rule<'_> {
                 "maxLength": KEY_CHARS_MAX,
                 "pattern": format!("^[^{control}]*[^{control}{blank}][^{control}]*$"),
             }),
+            Self::UserId(_) => {
+                json!({"pattern": format!("^[A-Za-z0-9_-]{{1,{USER_ID_CHARS_MAX}}}$")})
+            }
             Self::Email(_) => json!({"minLength": 1, "pattern": r"^[^\x00]*@[^\x00]*$"}),
             Self::Currency(_) => {
                 json!({"minLength": 3, "maxLength": 3, "pattern": "^[A-Za-z]{3}$"})
@@ -111,6 +119,13 @@ pub fn key_fault(text: &str) -> Option<&'static str> {
     }
     let has_control = text.chars().any(char::is_control);
     has_control.then_some("must not have control characters")
+}
+
+/// What keeps a text from being the id of a user.
+pub fn user_id_fault(text: &str) -> Option<&'static str> {
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let is_id = (1..=USER_ID_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_known);
+    (!is_id).then_some("must be 1 to 20 of A-Z, a-z, 0-9, _ and -")
 }
 
 fn email_fault(text: &str) -> Option<&'static str> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::{Builder, Uuid, Variant};
 
 use crate::{
+    datum::Datum,
     event::{Event, Fault},
     topics::{Compatibility, Topic},
 };
@@ -106,6 +107,15 @@ impl SaleEvent {
             Self::Barrier(barrier) => barrier.nonce,
         }
     }
+
+    /// The idempotency key, if it came with one.
+    pub fn idempotency_key(&self) -> Option<&str> {
+        match self {
+            Self::CheckoutRequested(checkout) => checkout.key.as_deref(),
+            Self::PurchaseRequested(purchase) => purchase.key.as_deref(),
+            Self::Barrier(_) => None,
+        }
+    }
 }
 
 impl Event for SaleEvent {
@@ -121,6 +131,32 @@ impl Event for SaleEvent {
 
     fn key(&self) -> Option<&str> {
         None
+    }
+
+    /// A process that starts reads a million of them before it can serve.
+    fn read(mut datum: Datum<'_>) -> Option<Self> {
+        let event = match datum.long()? {
+            0 => Self::CheckoutRequested(CheckoutRequested {
+                user_id: datum.long()?,
+                item_id: datum.int()?,
+                requested_at: datum.long()?,
+                rules_seen: datum.long()?,
+                nonce: datum.long()?,
+                key: datum.text_or_null()?.map(str::to_owned),
+            }),
+            1 => Self::PurchaseRequested(PurchaseRequested {
+                code: datum.text()?.parse().ok()?,
+                requested_at: datum.long()?,
+                rules_seen: datum.long()?,
+                nonce: datum.long()?,
+                key: datum.text_or_null()?.map(str::to_owned),
+            }),
+            2 => Self::Barrier(Barrier {
+                nonce: datum.long()?,
+            }),
+            _ => return None,
+        };
+        datum.end(event)
     }
 
     fn faults(&self) -> Vec<Fault> {

@@ -2,12 +2,14 @@
 
 use apache_avro::Schema;
 
-use crate::{clicks, orders, sale_attempts, sale_rules, sales};
+use crate::{clicks, orders, sale_attempts, sale_rules, sales, segments, users};
 
 /// Every topic of the system.
 pub static TOPICS: &[&Topic] = &[
     &clicks::TOPIC,
     &orders::TOPIC,
+    &users::TOPIC,
+    &segments::TOPIC,
     &sales::TOPIC,
     &sale_rules::TOPIC,
     &sale_attempts::TOPIC,

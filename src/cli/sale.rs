@@ -98,7 +98,7 @@ pub struct EmitSale {
     pub json: bool,
 }
 
-fn user(text: &str) -> Result<i64, String> {
+pub(super) fn user(text: &str) -> Result<i64, String> {
     match text.parse() {
         Ok(user) if user >= 0 => Ok(user),
         _ => Err(format!("must be a whole number from 0 to {}", i64::MAX)),
@@ -127,7 +127,7 @@ fn code(text: &str) -> Result<Code, String> {
         .map_err(|_| "must be a UUID, as a checkout gives it".to_owned())
 }
 
-fn key(text: &str) -> Result<String, String> {
+pub(super) fn key(text: &str) -> Result<String, String> {
     if is_key(text) {
         return Ok(text.to_owned());
     }

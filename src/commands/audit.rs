@@ -3,14 +3,18 @@
 use std::{fmt::Display, time::Duration};
 
 use anyhow::{Result, bail};
-use processors::sales::{
-    RuleBook,
-    audit::{Audit as SaleAudit, Bought, Found},
-    window::Window,
+use processors::{
+    guard::{other_log, what_to_do},
+    sales::{
+        RuleBook,
+        audit::{Audit as SaleAudit, Bought, Found},
+        window::Window,
+    },
 };
 use producers::clock;
 use projections::{
-    db::{PgConnection, SqlError},
+    db::{Database, PgConnection, SqlError},
+    history,
     projection::{PrepareError, Projection},
     sales::PROJECTION,
     sales_history::{Sold, Standing, sale_with, sold_with},
@@ -64,11 +68,14 @@ struct Report {
 }
 
 async fn sale(connection: &Connection, id: SaleId, json: bool) -> Result<()> {
+    let database = connection.database()?;
+    let mut postgres = connect(&database).await?;
+    must_be_of_this_log(connection, &database, &mut postgres).await?;
     let (found, next_offset) = block_in_place(|| read_log(connection, id))?;
     let Some(rules) = found.rules.filter(|_| found.requests > 0) else {
         bail!("there was no sale {id}: nothing on the log was requested in it");
     };
-    let tables = read_tables(connection, id, next_offset).await?;
+    let tables = read_tables(&database, &mut postgres, id, next_offset).await?;
     let mut differences = found.faults.clone();
     differences.extend(tables.differences(&found, &rules, next_offset));
     let report = Report {
@@ -125,18 +132,37 @@ struct Tables {
     sold: Vec<Sold>,
 }
 
-async fn read_tables(connection: &Connection, id: SaleId, until: i64) -> Result<Tables> {
-    let database = connection.database()?;
-    let mut postgres = connect(&database).await?;
-    let topic = PROJECTION.topic(&connection.topic_prefix);
-    match PROJECTION.live(&mut postgres, &topic).await {
-        Ok(_) => {}
-        Err(PrepareError::Postgres(error)) => return of_postgres(&database, Err(error)),
+/// Demands that the tables were made from the log that is there: of another one they would only look wrong.
+async fn must_be_of_this_log(
+    connection: &Connection,
+    database: &Database,
+    postgres: &mut PgConnection,
+) -> Result<()> {
+    let (name, topic) = (PROJECTION.name, PROJECTION.topic(&connection.topic_prefix));
+    let generation = match PROJECTION.live(postgres, &topic).await {
+        Ok(generation) => generation,
+        Err(PrepareError::Postgres(error)) => return of_postgres(database, Err(error)),
         Err(error) => return Err(error.into()),
+    };
+    let known = of_postgres(database, history::known(postgres, &generation).await)?;
+    match other_log(&connection.kafka(), &topic, &known).await? {
+        None => Ok(()),
+        Some(what) => bail!(
+            "the tables of {name} are of another log than the one that is to be audited: {what}; {}",
+            what_to_do(name)
+        ),
     }
+}
+
+async fn read_tables(
+    database: &Database,
+    postgres: &mut PgConnection,
+    id: SaleId,
+    until: i64,
+) -> Result<Tables> {
     let deadline = Instant::now() + CATCH_UP;
     loop {
-        let (tables, next_offset) = of_postgres(&database, read(&mut postgres, id).await)?;
+        let (tables, next_offset) = of_postgres(database, read(postgres, id).await)?;
         if next_offset >= until {
             return Ok(tables);
         }

@@ -1,27 +1,118 @@
 //! `millrace dead-letters`: the records that could not be folded, and why.
 
+mod retry;
+
 use anyhow::{Result, bail};
 use processors::inspect::{Seen, base64, hex_dump};
 use producers::clock;
-use projections::dead_letters::{self, Stored};
+use projections::dead_letters::{self, Filter, Stored};
 use schemas::{
     inspect::{Inspected, Inspector, millis},
     position::Position,
+    topics::TOPICS,
 };
 use serde::Serialize;
 use tokio::task::block_in_place;
 
 use super::{connect, of_postgres, tail};
 use crate::{
-    cli::{Connection, DeadLetters, DeadLettersArgs},
+    cli::{Connection, DeadLetters, DeadLettersArgs, Start},
     output,
 };
 
 pub async fn dead_letters(connection: &Connection, args: DeadLettersArgs) -> Result<()> {
     match &args.command {
+        None if args.summary => summary(connection, &args).await,
         None => list(connection, &args).await,
         Some(DeadLetters::Show { position }) => show(connection, position, args.json).await,
+        Some(DeadLetters::Retry(retried)) => retry::retry(connection, retried, args.json).await,
     }
+}
+
+/// The full name of a topic: of one of ours by its plain name, too.
+fn full_name(connection: &Connection, topic: &str) -> String {
+    let ours = TOPICS.iter().find(|ours| ours.name == topic);
+    ours.map_or_else(
+        || topic.to_owned(),
+        |ours| ours.full_name(&connection.topic_prefix),
+    )
+}
+
+/// A time or an age, in milliseconds since 1970-01-01T00:00:00Z.
+fn time_ms(moment: Start) -> Option<i64> {
+    match moment {
+        Start::Time(ms) => Some(ms),
+        Start::Ago(ms) => Some(clock::now_ms().saturating_sub(ms)),
+        _ => None,
+    }
+}
+
+/// What was asked for, given the topic's full name.
+fn filter<'a>(args: &'a DeadLettersArgs, topic: Option<&'a str>) -> Filter<'a> {
+    Filter {
+        projection: args.projection.as_deref(),
+        topic,
+        reason: args.reason.as_deref(),
+        since_ms: args.since.and_then(time_ms),
+        until_ms: args.until.and_then(time_ms),
+    }
+}
+
+/// Dead letters of one kind, as programs get them.
+#[derive(Serialize)]
+struct Summed<'a> {
+    projection: &'a str,
+    topic: &'a str,
+    reason: &'a str,
+    count: i64,
+    oldest: Option<String>,
+    newest: Option<String>,
+}
+
+async fn summary(connection: &Connection, args: &DeadLettersArgs) -> Result<()> {
+    let database = connection.database()?;
+    let mut postgres = connect(&database).await?;
+    let topic = args.topic.as_deref().map(|t| full_name(connection, t));
+    let found = dead_letters::groups(&mut postgres, &filter(args, topic.as_deref())).await;
+    let found = of_postgres(&database, found)?;
+    if args.json {
+        return found.iter().try_for_each(|group| {
+            output::json(&Summed {
+                projection: &group.projection,
+                topic: &group.topic,
+                reason: &group.reason,
+                count: group.count,
+                oldest: millis(group.oldest_ms),
+                newest: millis(group.newest_ms),
+            })
+        });
+    }
+    if found.is_empty() {
+        output::note("no dead letters");
+        return Ok(());
+    }
+    let now_ms = clock::now_ms();
+    let age = |at_ms| output::age((now_ms - at_ms) / 1_000);
+    let mut table = output::table([
+        "projection",
+        "topic",
+        "reason",
+        "records",
+        "oldest",
+        "newest",
+    ]);
+    for group in &found {
+        table.add_row([
+            group.projection.clone(),
+            group.topic.clone(),
+            group.reason.clone(),
+            output::grouped(u64::try_from(group.count)?),
+            age(group.oldest_ms),
+            age(group.newest_ms),
+        ]);
+    }
+    output::align_right(&mut table, &[3]);
+    output::print(&table)
 }
 
 /// A dead letter as programs get it.
@@ -51,9 +142,10 @@ impl<'a> From<&'a Stored> for Letter<'a> {
 async fn list(connection: &Connection, args: &DeadLettersArgs) -> Result<()> {
     let database = connection.database()?;
     let mut postgres = connect(&database).await?;
-    let projection = args.projection.as_deref();
+    let topic = args.topic.as_deref().map(|t| full_name(connection, t));
     let limit = i64::try_from(args.limit)?;
-    let found = dead_letters::list(&mut postgres, projection, limit).await;
+    let meant = filter(args, topic.as_deref());
+    let found = dead_letters::list(&mut postgres, &meant, limit).await;
     let found = of_postgres(&database, found)?;
     if args.json {
         return found

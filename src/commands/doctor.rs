@@ -6,26 +6,19 @@ mod database;
 mod process;
 mod registry;
 
-use std::{fmt::Display, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use producers::clock;
-use serde::Serialize;
 
-use crate::{
-    cli::{Connection, DoctorArgs},
-    output,
-};
+use super::report::Report;
+use crate::cli::{Connection, DoctorArgs};
 
 /// What two clocks may differ by.
 const SKEW_MAX_MS: i64 = 2_000;
 
 pub async fn doctor(connection: &Connection, args: &DoctorArgs) -> Result<()> {
-    let mut report = Report {
-        json: args.json,
-        failed: 0,
-        warnings: 0,
-    };
+    let mut report = Report::new(args.json);
     process::check(&mut report)?;
     let kafka = connection.kafka();
     let broker_answers = broker::check(&kafka, &mut report).await?;
@@ -40,62 +33,7 @@ pub async fn doctor(connection: &Connection, args: &DoctorArgs) -> Result<()> {
     report.end()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Ok,
-    Warning,
-    Failed,
-}
-
-/// Prints each check as soon as it is made: a server that is away takes seconds.
-struct Report {
-    json: bool,
-    failed: u64,
-    warnings: u64,
-}
-
-/// A check as programs get it.
-#[derive(Serialize)]
-struct Line {
-    check: String,
-    verdict: Verdict,
-    found: String,
-}
-
 impl Report {
-    fn ok(&mut self, check: impl Display, found: impl Display) -> Result<()> {
-        self.line(Verdict::Ok, &check, &found)
-    }
-
-    /// Something that a person has to judge. `found` says what to do, too.
-    fn warning(&mut self, check: impl Display, found: impl Display) -> Result<()> {
-        self.warnings += 1;
-        self.line(Verdict::Warning, &check, &found)
-    }
-
-    /// Something that keeps Millrace from its promises. `found` says what to do, too.
-    fn failed(&mut self, check: impl Display, found: impl Display) -> Result<()> {
-        self.failed += 1;
-        self.line(Verdict::Failed, &check, &found)
-    }
-
-    fn line(&self, verdict: Verdict, check: &dyn Display, found: &dyn Display) -> Result<()> {
-        if self.json {
-            return output::json(&Line {
-                check: check.to_string(),
-                verdict,
-                found: found.to_string(),
-            });
-        }
-        let word = match verdict {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Failed => "failed",
-        };
-        output::line(format_args!("{word:<8} {check}: {found}"))
-    }
-
     /// Compares a clock with ours: we asked and had the answer at `asked_ms`, and it said that it was `said_ms`.
     fn clock(
         &mut self,
@@ -116,17 +54,6 @@ impl Report {
                 "is {seconds:.1} s {word} ours: have both set by NTP; clicks count in the minute that our clock says"
             ),
         )
-    }
-
-    fn end(&self) -> Result<()> {
-        let warnings = output::count(self.warnings, "warning");
-        if self.failed > 0 {
-            bail!("{} failed, {warnings}", output::count(self.failed, "check"));
-        }
-        if !self.json {
-            output::note(format_args!("no check failed, {warnings}"));
-        }
-        Ok(())
     }
 }
 

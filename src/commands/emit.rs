@@ -5,6 +5,8 @@ mod crowd;
 mod orders;
 mod sale_rules;
 mod sales;
+mod segments;
+mod users;
 
 use std::{cell::Cell, sync::Arc};
 
@@ -33,6 +35,9 @@ pub async fn emit(connection: &Connection, what: Emit) -> Result<()> {
     match what {
         Emit::Click(args) => clicks::emit(connection, &args).await,
         Emit::Order(args) => orders::emit(connection, &args).await,
+        Emit::User(args) => users::emit(connection, &args).await,
+        Emit::Segment(args) => segments::segment(connection, args).await,
+        Emit::Membership(args) => segments::membership(connection, args).await,
         Emit::SaleRules(args) => sale_rules::set(connection, &args).await,
         Emit::Checkout(args) => sales::checkout(connection, args).await,
         Emit::Purchase(args) => sales::purchase(connection, args).await,
@@ -128,6 +133,14 @@ struct Told {
     one: &'static str,
     total: usize,
     look: Option<String>,
+    /// Bad ones that were left out.
+    skipped: Option<Skipped>,
+}
+
+/// Bad rows of a file, and where they are now.
+struct Skipped {
+    rows: u64,
+    file: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -139,16 +152,28 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bad_rows: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 impl Told {
     fn would_be_sent(&self, manner: Manner) -> Result<()> {
+        let skipped = self.skipped.as_ref().map(|skipped| skipped.rows);
         if manner.json {
-            return output::json(&serde_json::json!({ "would_append": self.total }));
+            let mut told = serde_json::json!({ "would_append": self.total });
+            if let Some(rows) = skipped {
+                told["would_skip"] = rows.into();
+            }
+            return output::json(&told);
         }
         let count = output::count(self.total as u64, self.one);
-        output::line(format_args!("{count} would be sent"))
+        let left_out = skipped.map_or_else(String::new, |rows| {
+            format!(", without {}", output::count(rows, "bad row"))
+        });
+        output::line(format_args!("{count} would be sent{left_out}"))
     }
 }
 
@@ -175,6 +200,11 @@ impl Sent {
                 unknown: emitted.unknown,
                 positions,
                 trace_id,
+                skipped: told.skipped.as_ref().map(|skipped| skipped.rows),
+                bad_rows: told
+                    .skipped
+                    .as_ref()
+                    .and_then(|skipped| skipped.file.clone()),
                 error: error.clone(),
             })?;
         } else {

@@ -5,9 +5,13 @@ pub mod dead_letters;
 pub mod doctor;
 pub mod emit;
 pub mod lag;
+pub mod replay;
+mod report;
+pub mod schemas;
 pub mod serve;
 pub mod tail;
 pub mod topics;
+pub mod verify;
 
 use std::time::Duration;
 

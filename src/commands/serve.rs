@@ -2,8 +2,11 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroUsize,
-    sync::Arc,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::available_parallelism,
     time::Duration,
 };
@@ -12,11 +15,13 @@ use anyhow::{Context, Result};
 use api::{
     app::{App, Limits},
     doors::{Listen, bind},
+    limiter::Rates,
     server::{Callers, connections_to_postgres, serve},
 };
 use clap::{Args, builder::PossibleValuesParser};
 use processors::{
     runtime::{self, Services},
+    stall,
     status::{FoldMetrics, Status},
     watermarks::Watermarks,
 };
@@ -29,11 +34,30 @@ use crate::cli::Connection;
 /// Unless told otherwise, the most connections to Postgres for queries.
 const PG_MAX_CONNS: u32 = 10;
 
+/// A thousand years: the cache takes no more.
+const CACHE_TTL_MAX_SECONDS: u64 = 1_000 * 365 * 86_400;
+
 /// Serve the API and fold every topic, in one process.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     api: ApiArgs,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+/// When a process gives itself up.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Patience {
+    /// Ends the process, with exit code 1, if a partition goes on standing still for so many seconds after /readyz has
+    /// said so (which is after 30 s), or a thread has gone for as long: its supervisor has to start it anew. 0 is never.
+    #[arg(
+        long,
+        env = "MILLRACE_STALL_SECONDS",
+        default_value_t = 120,
+        value_name = "SECONDS"
+    )]
+    stall_seconds: u64,
 }
 
 /// Serve the API alone.
@@ -87,6 +111,15 @@ pub struct ApiArgs {
         value_name = "MS"
     )]
     wait_ms: u64,
+    /// How long a look-up of a user waits for Postgres, in milliseconds; then it fails with 500.
+    #[arg(
+        long,
+        env = "REQUEST_TIMEOUT_MS",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(1..),
+        value_name = "MS"
+    )]
+    request_timeout_ms: u64,
     /// The most connections to Postgres for queries; each thread that serves has its share, and one at least.
     #[arg(
         long,
@@ -96,6 +129,25 @@ pub struct ApiArgs {
         value_name = "N"
     )]
     pg_max_conns: u32,
+    /// Requests a second that an address may send to the segments and their reports; 0 for any number.
+    ///
+    /// The address is that of the connection; with --behind-proxy, the last one in X-Forwarded-For. Each process counts for
+    /// itself.
+    #[arg(
+        long,
+        env = "MILLRACE_RATE_PER_ADDRESS",
+        default_value_t = 2_000,
+        value_name = "N"
+    )]
+    rate_per_address: u32,
+    /// Requests a second about a user's segments and reports; 0 for any number.
+    #[arg(
+        long,
+        env = "MILLRACE_RATE_PER_USER",
+        default_value_t = 100,
+        value_name = "N"
+    )]
+    rate_per_user: u32,
     /// The most memory for caches, in MiB.
     #[arg(
         long,
@@ -105,6 +157,16 @@ pub struct ApiArgs {
         value_name = "MIB"
     )]
     cache_mb: u64,
+    /// How long what was cached may stay, in seconds; 0 is as long as there is room. It is never out of date: the log
+    /// keeps it fresh.
+    #[arg(
+        long,
+        env = "CACHE_TTL_SECONDS",
+        default_value_t = 3_600,
+        value_parser = clap::value_parser!(u64).range(..=CACHE_TTL_MAX_SECONDS),
+        value_name = "S"
+    )]
+    cache_ttl_seconds: u64,
     /// Adds /bench/click and /bench/order: constant answers, as the limit that `make bench` compares the others with.
     #[arg(
         long,
@@ -126,6 +188,8 @@ pub struct ProcessArgs {
         value_parser = PossibleValuesParser::new(runtime::names())
     )]
     only: Vec<String>,
+    #[command(flatten)]
+    patience: Patience,
 }
 
 /// Folds and serves, until a signal.
@@ -137,7 +201,9 @@ pub async fn run(connection: Connection, args: RunArgs) -> Result<()> {
     let stop_folds = CancellationToken::new();
     let app = args.api.app(services.clone())?;
     let folds = runtime::run(&[], &services, &stop_folds)?;
+    let given_up = args.patience.watch(&services, &stop);
     let served = serve(Arc::new(app), sockets, &args.api.callers(), stop).await;
+    given_up.end_if_so();
     stop_folds.cancel();
     folds.ended().await;
     served
@@ -157,9 +223,39 @@ pub async fn process(connection: Connection, args: ProcessArgs) -> Result<()> {
     let services = services(&connection)?;
     let stop = stop_on_signal()?;
     let folds = runtime::run(&args.only, &services, &stop)?;
+    let given_up = args.patience.watch(&services, &stop);
     stop.cancelled().await;
+    given_up.end_if_so();
     folds.ended().await;
     Ok(())
+}
+
+/// Whether the process has given itself up.
+struct GivenUp(Arc<AtomicBool>);
+
+impl Patience {
+    /// Watches whether the work goes on, and stops the process if it does not.
+    fn watch(self, services: &Services, stop: &CancellationToken) -> GivenUp {
+        let given_up = Arc::new(AtomicBool::new(false));
+        let (told, stop) = (Arc::clone(&given_up), stop.clone());
+        let (kafka, status) = (services.kafka.clone(), services.status.clone());
+        let limit = Some(Duration::from_secs(self.stall_seconds)).filter(|limit| !limit.is_zero());
+        tokio::spawn(async move {
+            stall::watch(&kafka, &status, limit).await;
+            told.store(true, Ordering::Release);
+            stop.cancel();
+        });
+        GivenUp(given_up)
+    }
+}
+
+impl GivenUp {
+    /// What stands still would not hear that it has to stop.
+    fn end_if_so(&self) {
+        if self.0.load(Ordering::Acquire) {
+            end_at_once();
+        }
+    }
 }
 
 impl ApiArgs {
@@ -186,8 +282,18 @@ impl ApiArgs {
     fn app(&self, services: Services) -> Result<App> {
         let limits = Limits {
             wait: Duration::from_millis(self.wait_ms),
+            query: Duration::from_millis(self.request_timeout_ms),
             connections_max: self.pg_max_conns,
             cache_bytes_max: self.cache_mb << 20,
+            cache_ttl: match self.cache_ttl_seconds {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
+            rates: Rates {
+                per_address: NonZeroU32::new(self.rate_per_address),
+                per_user: NonZeroU32::new(self.rate_per_user),
+                behind_proxy: self.behind_proxy,
+            },
             bench_routes: self.bench_routes,
         };
         App::new(services, limits)
@@ -203,7 +309,8 @@ fn cores() -> usize {
     available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-fn services(connection: &Connection) -> Result<Services> {
+/// What folds need of the world around them.
+pub(super) fn services(connection: &Connection) -> Result<Services> {
     Ok(Services {
         kafka: connection.kafka(),
         registry: connection.registry()?,
@@ -239,7 +346,7 @@ fn stop_on_signal() -> Result<CancellationToken> {
 
 #[expect(
     clippy::exit,
-    reason = "whoever sends a second signal does not want to wait"
+    reason = "whoever sends a second signal does not want to wait, and what stands still cannot be waited for"
 )]
 fn end_at_once() {
     std::process::exit(1);

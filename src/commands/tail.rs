@@ -286,7 +286,10 @@ pub fn find(connection: &Connection, position: &Position) -> Result<Seen> {
             extent.end_offset - 1
         );
     }
-    let found = log.first_at(&[(position.partition, position.offset)], PATIENCE)?;
+    let found = log.first_in(
+        &[(position.partition, position.offset..extent.end_offset)],
+        PATIENCE,
+    )?;
     match found.into_iter().next() {
         Some(seen) if seen.offset == position.offset => Ok(seen),
         Some(seen) => bail!(

@@ -86,18 +86,18 @@ fn look(kafka: &Kafka, name: &str) -> Result<Line> {
     let extents = log.extents()?;
     let filled = || extents.iter().filter(|extent| extent.records() > 0);
     let firsts: Vec<_> = filled()
-        .map(|extent| (extent.partition, extent.first_offset))
+        .map(|extent| (extent.partition, extent.first_offset..extent.end_offset))
         .collect();
     let lasts: Vec<_> = filled()
-        .map(|extent| (extent.partition, extent.end_offset - 1))
+        .map(|extent| (extent.partition, extent.end_offset - 1..extent.end_offset))
         .collect();
     let times = |seen: Vec<Seen>| seen.into_iter().filter_map(|seen| seen.timestamp_ms);
     Ok(Line {
         topic: name.to_owned(),
         partitions: log.partitions,
         records: extents.iter().map(Extent::records).sum(),
-        first_at: times(log.first_at(&firsts, LOOK)?).min().and_then(millis),
-        last_at: times(log.first_at(&lasts, LOOK)?).max().and_then(millis),
+        first_at: times(log.first_in(&firsts, LOOK)?).min().and_then(millis),
+        last_at: times(log.first_in(&lasts, LOOK)?).max().and_then(millis),
         timestamp_type: String::new(),
         schema_id: None,
         schema_versions: 0,

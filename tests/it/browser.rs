@@ -60,8 +60,9 @@ impl Browser {
     /// If there is no Chromium.
     pub async fn open() -> Self {
         let program = judges::path("chromium").await;
+        // It keeps a socket there, whose path must be short.
         let name = format!("chromium-{}", clock::event_id().simple());
-        let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let profile = env::temp_dir().join(name);
         fs::create_dir_all(&profile).unwrap();
         let (child, input, output) = launch(&program, &profile);
         let mut browser = Self {
@@ -219,6 +220,14 @@ impl Browser {
         fs::write(PathBuf::from(folder).join(format!("{name}.png")), bytes).unwrap();
     }
 
+    /// Forgets complaints that have this in them, if there are any.
+    pub async fn overlook(&mut self, text: &str) {
+        // What was complained of before is read by then.
+        self.evaluate("0").await.unwrap();
+        self.complaints
+            .retain(|complaint| !complaint.contains(text));
+    }
+
     /// Forgets complaints that have this in them: they were to be expected, and have to be there.
     pub async fn forgive(&mut self, text: &str) {
         self.evaluate("0").await.unwrap();
@@ -309,6 +318,7 @@ fn launch(program: &str, profile: &Path) -> (Child, ChildStdin, ChildStdout) {
         .arg(program)
         .args(FLAGS)
         .arg(format!("--user-data-dir={}", profile.display()))
+        .env("TMPDIR", profile)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(profile.join("stderr")).unwrap())

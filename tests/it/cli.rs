@@ -2,6 +2,7 @@
 
 mod behind;
 mod emit;
+mod emit_users;
 mod look;
 mod topics;
 
@@ -30,13 +31,13 @@ impl Output {
     }
 
     /// Asserts that it did what it was told, and gives the lines that it printed.
-    fn lines(&self) -> Vec<&str> {
+    pub fn lines(&self) -> Vec<&str> {
         assert_eq!(self.status, 0, "{self:?}");
         self.stdout.lines().collect()
     }
 
     /// The same for lines of JSON.
-    fn json_lines(&self) -> Vec<Value> {
+    pub fn json_lines(&self) -> Vec<Value> {
         let read =
             |line: &&str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {self:?}"));
         self.lines().iter().map(read).collect()
@@ -75,6 +76,14 @@ async fn a_wrong_use_is_told_before_anything_is_done() {
         ),
         (&["process", "--only", "everything"], "clicks, orders"),
         (&["dead-letters", "--projection", "none"], "clicks, orders"),
+        (&["replay"], "PROJECTION"),
+        (&["replay", "none"], "clicks, orders"),
+        (
+            &["replay", "clicks", "--rollback", "--drop-old"],
+            "cannot be used with",
+        ),
+        (&["replay", "clicks", "--memory", "0"], "--memory"),
+        (&["verify", "clicks", "none"], "clicks, orders"),
         (&["--topic-prefix", "a b", "topics"], "names of topics"),
         (&["api", "--listen", "nowhere"], "--listen"),
         (&[], "Usage"),

@@ -10,8 +10,9 @@ use crate::{
 
 const ORDERS: usize = 10_000;
 const CLICKS: usize = 60_000;
+const USERS: usize = 20_000;
 
-/// Orders and clicks, repetitions, contradictions and junk.
+/// Orders, clicks and users, repetitions, contradictions and junk.
 async fn fill(world: &World) {
     let sample = ORDERS.to_string();
     let emitted = world
@@ -40,6 +41,22 @@ async fn fill(world: &World) {
         }
     }
     world.append_all("orders", records).await;
+    let users = world.writer("users").await;
+    let (set, removed) = (users.of("UserProfileSet"), users.of("UserRemoved"));
+    let mut records = Vec::new();
+    for n in 0..USERS {
+        let id = format!("user-{}", n % (USERS / 7));
+        let profile = json!({"user_id": id, "deeplink": "", "promo_message": n.to_string()});
+        let value = match n % 5 {
+            0 => removed.value(&json!({ "user_id": id })),
+            _ => set.value(&profile),
+        };
+        records.push(Raw::value(value).key(id));
+        if n % 1_000 == 0 {
+            records.push(Raw::value("junk").into_partition(i32::try_from(n / 1_000 % 8).unwrap()));
+        }
+    }
+    world.append_all("users", records).await;
     let junk = (0..16)
         .map(|n| Raw::value(vec![n; 9]).into_partition(i32::from(n) % 8))
         .collect();

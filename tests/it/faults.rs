@@ -8,14 +8,18 @@ mod disk;
 mod held;
 mod history;
 mod kills;
-mod load;
+pub mod load;
 mod postgres;
 mod registry;
+pub mod replay;
 mod sale;
 mod schedule;
+mod segments;
 pub mod servers;
 mod shutdown;
 mod silence;
+mod stall;
+mod users;
 mod witness;
 
 use std::{env, time::Duration};
@@ -27,7 +31,7 @@ use serde_json::Value;
 use crate::world::{Process, World, eventually_within};
 
 /// A dead member of a group is missed after ten seconds, a broker that was killed is back after some.
-const RECOVERY: Duration = Duration::from_secs(60);
+const RECOVERY: Duration = Duration::from_secs(120);
 /// Between two looks at what is under way.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -61,7 +65,7 @@ fn fork(random: &mut StdRng) -> StdRng {
 
 impl Process {
     /// Waits until it is not ready, with this among the reasons.
-    async fn not_ready_since(&self, reason: &str) {
+    pub async fn not_ready_since(&self, reason: &str) {
         eventually_within(RECOVERY, &format!("it says {reason:?}"), async || {
             let answer = self.get("/readyz").await;
             (answer.status == 503 && answer.body.contains(reason)).then_some(())
@@ -89,7 +93,7 @@ impl Process {
 
 impl World {
     /// How many records all projections have applied; 0 while there are no tables or no Postgres.
-    async fn applied(&self) -> i64 {
+    pub async fn applied(&self) -> i64 {
         let query =
             "SELECT sum(next_offset)::bigint AS applied FROM millrace.checkpoints WHERE live";
         let rows = self.sql_or_none(query).await.unwrap_or_default();

@@ -4,7 +4,9 @@ mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use projections::{builds, orders};
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 
 use self::queries::{Metrics, labels_of};
 use crate::{
@@ -47,13 +49,24 @@ async fn of_a_busy_process(world: &World) -> (Process, String) {
     world.append_raw("clicks", junk).await;
     world.caught_up("clicks").await;
     world.caught_up("orders").await;
+    // As whoever verifies does.
+    let mut builder = PgConnection::connect(&world.database_url()).await.unwrap();
+    let held = builds::hold(&mut builder, &orders::PROJECTION, "verify", "somebody").await;
+    held.unwrap().unwrap();
     let text = eventually("everything was looked at", async || {
         let text = run.get("/metrics").await.body;
-        let is_all = text.contains("millrace_projection_lag_records{")
-            && text.contains("millrace_dead_letters_total{");
-        is_all.then_some(text)
+        let is_all = [
+            "millrace_projection_lag_records{",
+            "millrace_projection_build_records{",
+            "millrace_dead_letters_total{",
+        ];
+        is_all
+            .iter()
+            .all(|part| text.contains(part))
+            .then_some(text)
     })
     .await;
+    builder.close().await.unwrap();
     (run, text)
 }
 
@@ -166,7 +179,7 @@ fn the_dashboard_can_be_imported_and_read() {
     assert_eq!(
         titles,
         [
-            "Traffic", "Sale", "Log", "Folds", "Cache", "Postgres", "Process"
+            "Traffic", "Sale", "Segments", "Log", "Folds", "Cache", "Postgres", "Process"
         ]
     );
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();

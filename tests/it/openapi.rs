@@ -21,6 +21,8 @@ async fn every_address_knows_the_methods_that_the_document_lists_and_no_others()
     let shop = Shop::open(&world).await;
     let sale = name(shop.append(vec![shop.checkout(7, 3)]).await[0].sale);
     world.caught_up("sales").await;
+    let task = run.get("/report?date=2026-01-01+00:00").await.json();
+    let report = format!("/reports/{}.csv", task["task_id"].as_str().unwrap());
     let document = run.get("/openapi.json").await;
     assert_eq!(document.header("content-type"), "application/json");
     let document = document.json();
@@ -38,7 +40,9 @@ async fn every_address_knows_the_methods_that_the_document_lists_and_no_others()
         }
         let path = path
             .replace("{banner_id}", "7")
+            .replace("{user_id}", "ann")
             .replace("{sale_id}", &sale)
+            .replace("/reports/{file}", &report)
             .replace("{file}", "3.svg");
         must_know(&run, &path, &listed).await;
     }

@@ -1,6 +1,7 @@
 //! The pages, in a browser: what people see, and what must never happen to them. `MILLRACE_PICTURES=FOLDER` keeps
 //! pictures.
 
+mod log;
 mod looks;
 mod orders;
 mod sale;
@@ -26,6 +27,8 @@ async fn the_start_page_leads_to_everything_and_everything_is_there() {
         "/",
         "/orders",
         "/sale",
+        "/log",
+        "/v1/log",
         "/swagger/",
         "/openapi.json",
         "/livez",

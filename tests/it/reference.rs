@@ -1,17 +1,19 @@
 //! A second fold of the log, written from the contract and as simple as can be: what the tables have to hold. It
 //! shares no code with the first.
 
-pub mod sale_tables;
 pub mod sales;
+pub mod segment_tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use processors::runtime;
 use serde_json::{Map, Value, json};
 
-use crate::world::{World, avro::Reader, log::Record};
+use crate::world::{World, avro::Reader, log::Record, topic_of};
 
 const CLICKS: &str = include_str!("../../schemas/avro/clicks.avsc");
 const ORDERS: &str = include_str!("../../schemas/avro/orders.avsc");
+const USERS: &str = include_str!("../../schemas/avro/users.avsc");
 /// How many differences are shown.
 const SHOWN_MAX: usize = 12;
 const YEAR_10000_MS: i64 = 253_402_300_800_000;
@@ -37,7 +39,7 @@ impl World {
 
     /// The same where Postgres refused these orders.
     pub async fn must_be_what_the_log_says_but(&self, refused: &Refused) {
-        for projection in ["clicks", "orders", "sales", "sale_attempts"] {
+        for projection in runtime::names() {
             self.caught_up(projection).await;
         }
         self.tables()
@@ -50,8 +52,20 @@ impl World {
         let mut tables = Tables::default();
         self.fold_clicks(&mut tables).await;
         self.fold_orders(&mut tables, refused).await;
+        self.fold_users(&mut tables).await;
         self.fold_sales(&mut tables).await;
         self.fold_sale_attempts(&mut tables).await;
+        self.fold_segments(&mut tables).await;
+        for projection in runtime::names() {
+            let ends = self.ends(&topic_of(projection)).await;
+            for (partition, end) in (0..).zip(ends).filter(|(_, end)| *end > 0) {
+                let (key, row) = (
+                    json!([projection, partition]),
+                    json!({ "next_offset": end }),
+                );
+                tables.put("checkpoints", &key, &row);
+            }
+        }
         tables
     }
 
@@ -59,7 +73,6 @@ impl World {
         let mut reader = Reader::new(self, "clicks", CLICKS);
         let mut counts: BTreeMap<(i64, i64, i32), i64> = BTreeMap::new();
         for record in self.read_topic("clicks").await {
-            tables.covers("clicks", &record);
             let event = reader.read(record.value.as_deref()).await;
             match event.and_then(|click| check_click(&click)) {
                 Ok((banner, minute)) => {
@@ -80,7 +93,6 @@ impl World {
         let mut reader = Reader::new(self, "orders", ORDERS);
         let mut placed: HashMap<String, Value> = HashMap::new();
         for record in self.read_topic("orders").await {
-            tables.covers("orders", &record);
             let event = reader.read(record.value.as_deref()).await;
             let order = match event.and_then(|order| check_order(order, &record)) {
                 Ok(order) => order,
@@ -104,10 +116,34 @@ impl World {
         }
     }
 
+    async fn fold_users(&self, tables: &mut Tables) {
+        let mut reader = Reader::new(self, "users", USERS);
+        for record in self.read_topic("users").await {
+            let event = reader.read(record.value.as_deref()).await;
+            match event.and_then(|event| check_user(event, &record)) {
+                Ok(mut event) => {
+                    let user_id = event["user_id"].take();
+                    let row = json!({
+                        "deeplink": event["deeplink"],
+                        "promo_message": event["promo_message"],
+                        "partition": record.partition,
+                        "offset": record.offset,
+                    });
+                    tables.put("users.users", &json!([user_id]), &row);
+                }
+                Err(reason) => tables.dead("users", &record, reason),
+            }
+        }
+    }
+
     /// What the tables hold.
     pub async fn tables(&self) -> Tables {
         let mut tables = Tables::default();
-        for (table, query) in QUERIES.iter().chain(&sale_tables::QUERIES) {
+        let queries = QUERIES
+            .iter()
+            .chain(&sales::QUERIES)
+            .chain(&segment_tables::QUERIES);
+        for (table, query) in queries {
             for row in self.sql(query).await {
                 tables.put(table, &row["key"], &row["row"]);
             }
@@ -116,7 +152,7 @@ impl World {
     }
 }
 
-const QUERIES: [(&str, &str); 7] = [
+const QUERIES: [(&str, &str); 8] = [
     (
         "clicks.stats",
         "SELECT json_build_array(banner_id, extract(epoch FROM ts)::bigint / 60, partition) AS key,
@@ -138,6 +174,10 @@ const QUERIES: [(&str, &str); 7] = [
         "orders.items",
         "SELECT json_build_array(order_uid, item_index) AS key,
              to_jsonb(i) - 'order_uid' - 'item_index' AS row FROM orders.items AS i",
+    ),
+    (
+        "users.users",
+        "SELECT json_build_array(user_id) AS key, to_jsonb(u) - 'user_id' AS row FROM users.users AS u",
     ),
     (
         "dead letters",
@@ -163,11 +203,6 @@ impl Tables {
 
     fn row(&self, table: &str, key: &Value) -> Option<Value> {
         self.0.get(table)?.get(&key.to_string()).cloned()
-    }
-
-    fn covers(&mut self, projection: &str, record: &Record) {
-        let row = json!({ "next_offset": record.offset + 1 });
-        self.put("checkpoints", &json!([projection, record.partition]), &row);
     }
 
     fn dead(&mut self, projection: &str, record: &Record, reason: &str) {
@@ -242,14 +277,35 @@ fn check_order(order: Value, record: &Record) -> Result<Value, &'static str> {
     if !is_valid(&order) {
         return Err("invalid");
     }
-    let uid = order["order_uid"].as_str().unwrap().as_bytes();
-    if record.key.as_deref() != Some(uid) {
+    check_key(order["order_uid"].as_str().unwrap(), record)?;
+    Ok(order)
+}
+
+/// A user's event: a removal has no texts.
+fn check_user(event: Value, record: &Record) -> Result<Value, &'static str> {
+    let user_id = event["user_id"].as_str().unwrap();
+    let is_known = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let texts = ["deeplink", "promo_message"].map(|name| event[name].as_str().unwrap_or_default());
+    if user_id.is_empty()
+        || user_id.len() > 20
+        || !user_id.chars().all(is_known)
+        || texts.concat().len() > 65_536
+        || texts.concat().contains('\0')
+    {
+        return Err("invalid");
+    }
+    check_key(user_id, record)?;
+    Ok(event)
+}
+
+fn check_key(key: &str, record: &Record) -> Result<(), &'static str> {
+    if record.key.as_deref() != Some(key.as_bytes()) {
         return Err("wrong_key");
     }
-    if record.partition != murmur2_partition(uid, 8) {
+    if record.partition != murmur2_partition(key.as_bytes(), 8) {
         return Err("wrong_partition");
     }
-    Ok(order)
+    Ok(())
 }
 
 /// The rules of the contract.

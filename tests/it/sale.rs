@@ -3,6 +3,8 @@
 pub mod crowd;
 mod events;
 
+use std::net::TcpListener;
+
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::{join, task::JoinSet};
@@ -322,22 +324,56 @@ async fn junk_on_the_log_of_the_sale_changes_nothing() {
     let world = World::new("junksale").await;
     let run = world.start(["run"]).await;
     let writer = world.writer("sales").await;
-    let checkout = |user_id: i64, requested_at: i64| -> Value {
-        json!({
-            "user_id": user_id, "item_id": 1, "requested_at": requested_at, "rules_seen": 0, "nonce": 1, "key": null,
-        })
-    };
     let now = producers::clock::now_ms();
     for raw in [
         Raw::value("junk"),
         Raw::no_value(),
-        Raw::value(writer.value(&checkout(-1, now))),
+        Raw::value(writer.value(&checkout_event(-1, now, 0))),
         // Void: it was asked for a minute before it came.
-        Raw::value(writer.value(&checkout(1, now - 60_000))),
+        Raw::value(writer.value(&checkout_event(1, now - 60_000, 0))),
     ] {
         world.append_raw("sales", raw).await;
     }
     let reserved = run.send(run.checkout(9, 1)).await;
     assert_eq!(reserved.status, 200, "{reserved:?}");
     assert_eq!(run.stock_at(reserved.position()).await, (0, 1));
+}
+
+/// A checkout as it stands on the log.
+fn checkout_event(user_id: i64, requested_at: i64, rules_seen: i64) -> Value {
+    json!({
+        "user_id": user_id, "item_id": 1, "requested_at": requested_at, "rules_seen": rules_seen, "nonce": 1, "key": null,
+    })
+}
+
+#[tokio::test]
+async fn who_waits_for_rules_that_nobody_set_stops_when_told_to() {
+    let world = World::new("stopwindow").await;
+    let writer = world.writer("sales").await;
+    let foreign = checkout_event(1, producers::clock::now_ms(), 9);
+    world
+        .append_raw("sales", Raw::value(writer.value(&foreign)))
+        .await;
+    for command in ["api", "run"] {
+        let mut reading = world.spawn(&[command], &[]);
+        reading.listening().await;
+        reading.terminate().await;
+
+        let mut waiting = world.spawn(&[command], &[]);
+        waiting.listening().await;
+        waiting.not_ready_since("names rules").await;
+        waiting.terminate().await;
+    }
+}
+
+#[tokio::test]
+async fn who_reads_the_window_stops_though_the_registry_is_silent() {
+    let world = World::new("stopsilent").await;
+    world.start(["api"]).await.reserve(1, 1).await;
+    // Takes callers, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut reading = world.spawn(&["api"], &[("MILLRACE_REGISTRY_URL", &url)]);
+    reading.listening().await;
+    reading.terminate().await;
 }

@@ -5,8 +5,9 @@ use projections::{
     checkpoints::{AdvanceError, Span, advance, start},
     clicks::{self, StatsQuery, Step},
     db::Database,
-    orders,
-    projection::{Generation, prepare},
+    generations, orders,
+    projection::{Changes, Generation, prepare},
+    users::{self, Said},
 };
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -20,7 +21,7 @@ const MINUTE: &str = "2026-01-01T00:00:00Z";
 const FOLD: &str = "millrace-fold-clicks";
 
 /// Keeps what these statements have locked until the connection is closed.
-async fn lock(world: &World, statements: &str) -> PgConnection {
+pub async fn lock(world: &World, statements: &str) -> PgConnection {
     let mut connection = PgConnection::connect(&world.database_url()).await.unwrap();
     let begin = sqlx::AssertSqlSafe(format!("BEGIN; {statements}"));
     sqlx::raw_sql(begin).execute(&mut connection).await.unwrap();
@@ -28,7 +29,7 @@ async fn lock(world: &World, statements: &str) -> PgConnection {
 }
 
 /// Waits until so many sessions of this application wait for a lock.
-async fn wait_for_a_lock(world: &World, application: &str, sessions: usize) {
+pub async fn wait_for_a_lock(world: &World, application: &str, sessions: usize) {
     let query = format!(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
              AND application_name = '{application}' AND wait_event_type = 'Lock'"
@@ -132,6 +133,7 @@ fn span(partition: i32, from: i64, to: i64) -> Span {
         from,
         to,
         record_at_ms: 1,
+        last: None,
     }
 }
 
@@ -212,14 +214,19 @@ async fn a_query_gives_rows_and_checkpoints_of_one_moment() {
     let (home, _) = world
         .append_raw("orders", Raw::value(placed).key("a"))
         .await;
+    let users = world.writer("users").await.of("UserProfileSet");
+    let ann = json!({"user_id": "ann", "deeplink": "", "promo_message": ""});
+    let record = Raw::value(users.value(&ann)).key("ann");
+    let (hers, _) = world.append_raw("users", record).await;
     world.must_be_what_the_log_says().await;
     process.terminate().await;
 
     // While a query is under way, rows and checkpoints change in one transaction.
-    let change = "UPDATE clicks.stats SET v = 2; DELETE FROM orders.orders;
+    let change =
+        "UPDATE clicks.stats SET v = 2; DELETE FROM orders.orders; DELETE FROM users.users;
         UPDATE millrace.checkpoints SET next_offset = next_offset + 1; COMMIT";
     let database = Database::new(&world.database_url()).unwrap();
-    let pool = database.pool(2, crate::world::PATIENCE);
+    let pool = database.pool(3, crate::world::PATIENCE);
     let mut changing = lock(
         &world,
         "LOCK TABLE millrace.checkpoints IN ACCESS EXCLUSIVE MODE",
@@ -235,15 +242,98 @@ async fn a_query_gives_rows_and_checkpoints_of_one_moment() {
             step: Step::Minute,
             limit: 10,
         };
-        let (stats, order) =
-            tokio::join!(clicks::stats(&pool, query), orders::find(&pool, "a", home));
-        (stats.unwrap(), order.unwrap())
+        let anns = [("ann".to_owned(), hers)];
+        let (stats, order, users) = tokio::join!(
+            clicks::stats(&pool, query),
+            orders::find(&pool, "a", home),
+            users::find(&pool, &anns)
+        );
+        (stats.unwrap(), order.unwrap(), users.unwrap())
     });
-    wait_for_a_lock(&world, "millrace-api", 2).await;
+    wait_for_a_lock(&world, "millrace-api", 3).await;
     sqlx::raw_sql(change).execute(&mut changing).await.unwrap();
-    let (stats, found) = asking.await.unwrap();
+    let (stats, found, users) = asking.await.unwrap();
     let clicks: i64 = stats.steps.iter().map(|(_, clicks)| clicks).sum();
     let reached = stats.checkpoints.iter().find(|(p, _)| *p == 0);
     assert_eq!((clicks, reached), (2, Some(&(0, 2))));
     assert_eq!((found.order, found.next_offset), (None, 2));
+    let user = &users[0];
+    assert_eq!((&user.profile, user.next_offset), (&None, 2));
+}
+
+#[tokio::test]
+async fn a_record_that_is_folded_late_does_not_undo_what_a_later_one_said_of_a_user() {
+    let world = World::new("late").await;
+    let database = Database::new(&world.database_url()).unwrap();
+    prepare(&database, &world.prefix).await.unwrap();
+    let mut fold = database
+        .connect_fold(&users::PROJECTION, "users")
+        .await
+        .unwrap();
+    let said = |user_id, profile, offset| Said {
+        user_id,
+        profile,
+        partition: 0,
+        offset,
+    };
+    let (old, new) = (Some(("old", "old")), Some(("new", "new")));
+    for changes in [
+        vec![
+            said("ann", new, 9),
+            said("bob", None, 8),
+            said("cay", old, 3),
+        ],
+        vec![
+            said("ann", old, 4),
+            said("bob", old, 5),
+            said("cay", new, 6),
+        ],
+        vec![
+            said("ann", None, 2),
+            said("cay", None, 6),
+            said("dan", None, 7),
+        ],
+    ] {
+        changes.apply(&mut fold).await.unwrap();
+    }
+    let rows = world
+        .sql(r#"SELECT user_id, promo_message, "offset" FROM users.users ORDER BY user_id"#)
+        .await;
+    let row = |id, promo, offset| json!({"user_id": id, "promo_message": promo, "offset": offset});
+    assert_eq!(
+        rows,
+        [
+            row("ann", Some("new"), 9),
+            row("bob", None, 8),
+            row("cay", Some("new"), 6),
+            row("dan", None, 7),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn whoever_looks_for_the_live_generation_waits_until_a_switch_is_over() {
+    let world = World::new("look").await;
+    let database = Database::new(&world.database_url()).unwrap();
+    prepare(&database, &world.prefix).await.unwrap();
+    let fold = &clicks::PROJECTION;
+    let mut switching = PgConnection::connect(&world.database_url()).await.unwrap();
+    let mut looking = database.connect_fold(fold, fold.name).await.unwrap();
+    generations::close(&mut switching, fold).await.unwrap();
+    let look = tokio::spawn(async move { generations::live(&mut looking, fold).await });
+    eventually("it waits", async || {
+        let waits = format!(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database()
+             AND wait_event = 'advisory' AND application_name = '{FOLD}'"
+        );
+        (!world.sql(&waits).await.is_empty()).then_some(())
+    })
+    .await;
+    assert!(!look.is_finished());
+    generations::open(&mut switching, fold).await.unwrap();
+    let (number, version, topic) = look.await.unwrap().unwrap();
+    assert_eq!((number, version), (1, fold.version));
+    assert_eq!(topic, world.topic("clicks"));
+    // And it leaves nothing behind.
+    generations::close(&mut switching, fold).await.unwrap();
 }

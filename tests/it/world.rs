@@ -28,12 +28,12 @@ use tokio::{
 pub use self::{log::Raw, process::Process};
 
 /// How long anything may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const POLL_EVERY: Duration = Duration::from_millis(10);
 /// How long a server may take to answer at all.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long a command may take.
-const COMMAND_MAX: Duration = Duration::from_secs(120);
+pub const COMMAND_MAX: Duration = Duration::from_secs(180);
 /// How much of what a command said is shown where a test fails, in characters.
 const SHOWN_MAX: usize = 4_000;
 
@@ -299,7 +299,7 @@ impl World {
     }
 
     /// The settings of its processes.
-    fn env(&self) -> [(&'static str, String); 6] {
+    pub fn settings(&self) -> [(&'static str, String); 6] {
         [
             ("MILLRACE_BROKERS", self.servers.brokers.clone()),
             ("MILLRACE_REGISTRY_URL", self.servers.registry_url.clone()),
@@ -321,7 +321,7 @@ impl World {
         process::forget_environment(command.as_std_mut());
         command
             .args(args)
-            .envs(self.env())
+            .envs(self.settings())
             .envs(env.iter().copied());
         let output = run_to_end(command, stdin).await;
         assert!(
@@ -341,7 +341,7 @@ impl World {
 
     /// Starts a process with more settings in its environment, and does not wait for it.
     pub fn spawn(&self, args: &[&str], env: &[(&str, &str)]) -> Process {
-        let mut all: Vec<(&str, String)> = self.env().into();
+        let mut all: Vec<(&str, String)> = self.settings().into();
         all.extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Process::spawn(args, &all)
     }
@@ -426,7 +426,7 @@ impl World {
 }
 
 /// The topic of a projection.
-fn topic_of(projection: &str) -> String {
+pub fn topic_of(projection: &str) -> String {
     projection.replace('_', "-")
 }
 

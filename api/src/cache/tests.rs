@@ -32,7 +32,14 @@ const ROOM: u64 = 1 << 30;
 type Row = (Option<Version>, i64);
 
 fn cache<V: Weight>(partitions: i32) -> Coherent<V> {
-    Coherent::new(partitions, ROOM, CacheMetrics::default())
+    Coherent::new(partitions, room_for(ROOM), CacheMetrics::default())
+}
+
+fn room_for(bytes_max: u64) -> Bounds {
+    Bounds {
+        bytes_max,
+        ttl: None,
+    }
 }
 
 fn wanted(key: &str) -> Wanted<'_> {
@@ -62,7 +69,50 @@ fn has_entry<V: Weight>(cache: &Coherent<V>, key: &str) -> bool {
 
 /// The row after a number of records, all of one key.
 fn row(records: i64) -> Row {
-    ((records > 0).then_some(Version(records)), records)
+    Log::Counted.row(records)
+}
+
+/// What records of one key make of its value.
+#[derive(Debug, Clone, Copy, Default)]
+enum Log {
+    /// Each changes it.
+    #[default]
+    Counted,
+    /// The first stands, as of orders.
+    First,
+    /// The last stands, as of users; those at these places remove it.
+    Last(&'static [i64]),
+}
+
+impl Log {
+    fn fold(self, before: Option<Version>, offset: i64) -> Option<Version> {
+        let said = Version(offset + 1);
+        match self {
+            Self::Counted => {
+                assert!(before.unwrap_or(Version(0)) <= Version(offset));
+                Some(said)
+            }
+            Self::First => before.or(Some(said)),
+            Self::Last(removals) => (!removals.contains(&offset)).then_some(said),
+        }
+    }
+
+    /// The row after so many records.
+    fn row(self, records: i64) -> Row {
+        let value = (0..records).fold(None, |value, offset| self.fold(value, offset));
+        (value, records)
+    }
+}
+
+/// What a tail does with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tells {
+    /// It knows what the record makes of the value.
+    Folds,
+    /// It knows which value changes.
+    Drops,
+    /// It knows that any may change.
+    DropsAll,
 }
 
 /// A read that waits until it is let through, step by step.
@@ -73,6 +123,7 @@ struct Gate {
     let_through: Cell<bool>,
     /// From now on reads are answered at once.
     open: Cell<Option<i64>>,
+    log: Cell<Log>,
 }
 
 impl Gate {
@@ -80,7 +131,7 @@ impl Gate {
         self.asked.set(self.asked.get() + 1);
         poll_fn(|_| {
             if let Some(records) = self.open.get() {
-                return Poll::Ready(Ok(row(records)));
+                return Poll::Ready(Ok(self.log.get().row(records)));
             }
             if !self.let_through.replace(false) {
                 return Poll::Pending;
@@ -309,6 +360,25 @@ async fn nothing_is_kept_before_the_tail_starts_nor_after_it_stops() {
     }
 }
 
+#[tokio::test]
+async fn what_other_tables_have_is_read_from_them() {
+    let cache = cache(1);
+    cache.start(0, 9);
+    let read = || async { Ok(row(9)) };
+    let hit = async |key| cache.get(wanted(key), read).await.unwrap().hit;
+    assert!(!hit("ann").await && hit("ann").await);
+    let mut reading = Request::new(&cache, wanted("bob"));
+    reading.poll();
+    cache.drop_all();
+    assert!(!hit("ann").await && hit("ann").await, "read once more");
+    assert_eq!(cache.resume(0), Some(9), "the tail goes on");
+    // What was read of the old tables is an answer, and is not kept.
+    reading.take(Ok(row(9)));
+    reading.arrive();
+    assert!(reading.done.is_some());
+    assert!(!hit("bob").await && hit("bob").await);
+}
+
 /// A value during whose keeping the tail stops.
 struct Stopper(Arc<Mutex<Option<Arc<Coherent<Stopper>>>>>);
 
@@ -472,7 +542,7 @@ impl Weight for Heavy {
 #[tokio::test]
 async fn the_byte_limit_holds() {
     const LIMIT: u64 = 1 << 20;
-    let cache = Coherent::new(1, LIMIT, CacheMetrics::default());
+    let cache = Coherent::new(1, room_for(LIMIT), CacheMetrics::default());
     cache.start(0, 0);
     let read = || async { Ok((Some(Heavy(vec![7; 1_000].into())), 0)) };
     for number in 0..20_000 {
@@ -491,4 +561,24 @@ async fn the_byte_limit_holds() {
     }
     cache.entries.run_pending_tasks();
     assert!(cache.entries.weighted_size() <= LIMIT);
+}
+
+#[tokio::test]
+async fn what_is_kept_goes_when_its_time_is_over() {
+    let bounds = Bounds {
+        bytes_max: ROOM,
+        ttl: Some(Duration::from_millis(20)),
+    };
+    let cache = Coherent::new(1, bounds, CacheMetrics::default());
+    cache.start(0, 3);
+    let until = Instant::now() + LONG;
+    let read = || async { Ok(row(3)) };
+    let mut hits = 0;
+    assert!(!cache.get(wanted("ann"), read).await.unwrap().hit);
+    while cache.get(wanted("ann"), read).await.unwrap().hit {
+        hits += 1;
+        assert!(Instant::now() < until, "kept for ever, {hits} times");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(cache.metrics.evictions.get(), 0, "not for want of room");
 }

@@ -27,6 +27,7 @@ const ASSETS: &[Asset] = &[
     ("icon.svg", SVG, include_str!("icon.svg")),
     ("fetch.js", JAVASCRIPT, include_str!("fetch.js")),
     ("home.js", JAVASCRIPT, include_str!("home.js")),
+    ("log.js", JAVASCRIPT, include_str!("log.js")),
     ("orders.js", JAVASCRIPT, include_str!("orders.js")),
     ("sale.js", JAVASCRIPT, include_str!("sale.js")),
 ];

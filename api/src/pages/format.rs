@@ -47,7 +47,7 @@ pub(super) fn clock(time: Timestamp) -> String {
 }
 
 /// How many: `10,000`.
-pub(super) fn count(number: u32) -> String {
+pub(super) fn count(number: impl Into<i64>) -> String {
     decimal(number.into(), 0)
 }
 
@@ -92,7 +92,7 @@ mod tests {
         ] {
             assert_eq!(clock(format!("2026-11-21{time}").parse().unwrap()), text);
         }
-        assert_eq!(count(10_000), "10,000");
+        assert_eq!(count(10_000_u32), "10,000");
     }
 
     #[test]

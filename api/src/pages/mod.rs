@@ -19,6 +19,7 @@ use crate::{app::Core, error::ApiError};
 pub mod assets;
 mod format;
 pub mod home;
+pub mod log;
 pub mod orders;
 pub mod sale;
 pub mod sale_shelf;
@@ -48,6 +49,7 @@ pub struct Link {
 pub const PAGES: &[Page] = &[
     Page { path: "/orders", name: "Orders", about: "An order, found by its uid, as its buyer would read it", serve: || get(orders::show) },
     Page { path: "/sale", name: "Sale", about: "The running flash sale, live: what is left, how fast it sells, when it ends", serve: || get(sale::show) },
+    Page { path: "/log", name: "Log", about: "Every topic, and how far each projection has folded it", serve: || get(log::show) },
 ];
 
 /// What else there is to look at, for programs and their authors.
@@ -56,6 +58,7 @@ pub const LINKS: &[Link] = &[
     Link { path: "/swagger/", about: "Every request of the API, to read and to try" },
     Link { path: "/openapi.json", about: "The same for programs: an OpenAPI document" },
     Link { path: "/v1/sales", about: "Sales that run or ran, as programs read them" },
+    Link { path: "/v1/log", about: "How the log and the projections stand, as programs read it" },
     Link { path: "/livez", about: "Whether the process lives: a supervisor starts it again if this fails" },
     Link { path: "/readyz", about: "Whether it is at work, or the reasons why not: a load balancer asks here" },
     Link { path: "/metrics", about: "What is counted and measured, for Prometheus" },

@@ -7,21 +7,26 @@ use axum::{
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Request},
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
 };
 use serde::de::DeserializeOwned;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{app::Core, document, error::ApiError, pages, swagger, trace::Follow};
+use crate::{app::Core, document, error::ApiError, limiter, pages, swagger, trace::Follow};
 
 pub mod bench;
 pub mod clicks;
 pub mod health;
+pub mod log;
 pub mod orders;
 pub mod sale;
 pub mod sale_events;
 pub mod sale_images;
 pub mod sales_history;
+pub mod segment_reports;
+pub mod segments;
+pub mod users;
 
 /// The largest body that is read, in bytes: a record holds no more.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -31,17 +36,26 @@ fn described() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::with_openapi(document::Head::openapi())
         .merge(clicks::router())
         .merge(orders::router())
+        .merge(users::router())
         .merge(sale::router())
         .merge(sale_events::router())
         .merge(sales_history::router())
         .merge(sale_images::router())
+        .merge(log::router())
         .merge(health::router())
         .merge(document::router())
 }
 
+/// Routes whose callers are counted by their addresses.
+fn guarded() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::new()
+        .merge(segments::router())
+        .merge(segment_reports::router())
+}
+
 /// The OpenAPI document of these routes.
 pub fn document() -> OpenApi {
-    let mut document = described().into_openapi();
+    let mut document = described().merge(guarded()).into_openapi();
     let components = document.components.get_or_insert_default();
     components.responses.extend(document::outside());
     document
@@ -50,7 +64,10 @@ pub fn document() -> OpenApi {
 /// Every route of the process.
 pub fn router(core: Arc<Core>) -> Router {
     let (router, _) = described().split_for_parts();
+    let (guarded, _) = guarded().split_for_parts();
+    let guard = from_fn_with_state(Arc::clone(&core), limiter::guard);
     router
+        .merge(guarded.route_layer(guard))
         .merge(pages::router())
         .merge(swagger::router())
         .merge(bench::router(core.app.limits.bench_routes))

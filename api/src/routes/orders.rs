@@ -9,10 +9,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use producers::{partition::of_key, writer::Context};
+use producers::writer::Context;
 use projections::{
     orders::{PROJECTION, find as find_row},
     pool::Pool,
+    projection::Projection,
 };
 use schemas::{
     event::Event,
@@ -31,12 +32,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::JsonBody;
 use crate::{
     app::{App, Core},
-    cache::{GetError, Wanted},
+    cache::Coherent,
     document::{
         self, BodyProblems, Invalid, NotFound, NotJson, OrderExists, Position, ReadProblems,
         WriteProblems,
     },
     error::ApiError,
+    lookup::{Asked, Cached, look_up},
     positions::{self, MinPositions},
     trace::Traced,
 };
@@ -172,33 +174,26 @@ pub enum Patience {
 /// How long a courtesy may take.
 const COURTESY_WAIT: Duration = Duration::from_millis(100);
 
-impl App {
-    /// Waits until the cache of the orders reflects these places of a partition. Without a tail nothing is cached, and
-    /// the projection has to reflect them.
-    async fn await_order_tail(
-        &self,
-        partition: i32,
-        places: &[(i32, i64)],
-        deadline: Instant,
-    ) -> Result<(), ApiError> {
-        let has_tail = self.orders.resume(partition).is_some();
-        if has_tail || places.is_empty() {
-            let tail = self.orders.passed();
-            return self
-                .passed(tail, OrderPlaced::TOPIC, places, deadline)
-                .await;
-        }
-        self.within_log(OrderPlaced::TOPIC, places, deadline)
-            .await?;
-        if self
-            .services
-            .watermarks
-            .reached(&PROJECTION, places, deadline)
-            .await
-        {
-            return Ok(());
-        }
-        Err(ApiError::not_caught_up())
+/// The orders, as they are cached: the JSON of their answers.
+pub struct Orders;
+
+impl Cached for Orders {
+    type Event = OrderPlaced;
+    const PROJECTION: &'static Projection = &PROJECTION;
+    const PART: &'static str = "cache of orders";
+
+    fn cache(app: &App) -> &Coherent<Bytes> {
+        &app.orders
+    }
+
+    /// The first order of a uid stands.
+    fn fold(known: Option<Bytes>, order: &OrderPlaced) -> Option<Bytes> {
+        known.or_else(|| Some(body(order)))
+    }
+
+    async fn read(pool: &Pool, uid: &str, partition: i32) -> sqlx::Result<(Option<Bytes>, i64)> {
+        let found = find_row(pool, uid, partition).await?;
+        Ok((found.order.as_ref().map(body), found.next_offset))
     }
 }
 
@@ -216,32 +211,19 @@ pub async fn find(
     if uid_fault(uid).is_some() {
         return Ok(None);
     }
-    let partition = of_key(uid.as_bytes(), OrderPlaced::TOPIC.partitions);
-    let deadline = Instant::now()
-        + match patience {
-            Patience::Answer => app.limits.wait,
-            Patience::Courtesy => COURTESY_WAIT,
-        };
-    // An order depends on nothing but its own partition.
-    let mut here = places.to_vec();
-    here.retain(|(other, _)| *other == partition);
-    app.await_order_tail(partition, &here, deadline).await?;
-    let wanted = Wanted {
+    let within = match patience {
+        Patience::Answer => app.limits.wait,
+        Patience::Courtesy => COURTESY_WAIT,
+    };
+    let asked = Asked {
         key: uid,
-        partition,
-        next_offset: here.iter().map(|(_, offset)| offset + 1).max().unwrap_or(0),
-        deadline,
+        places,
+        deadline: Instant::now() + within,
+        query_max: within,
         read_again: patience == Patience::Answer,
     };
-    let read = || async {
-        let found = find_row(pool, uid, partition).await.map_err(Arc::new)?;
-        Ok((found.order.as_ref().map(body), found.next_offset))
-    };
-    match app.orders.get(wanted, read).await {
-        Ok(got) => Ok(got.value),
-        Err(GetError::Late) if !here.is_empty() => Err(ApiError::not_caught_up()),
-        Err(error) => Err(error.into()),
-    }
+    let got = look_up::<Orders>(app, pool, asked).await?;
+    Ok(got.value)
 }
 
 /// An order as its answer has it.

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderName, HeaderValue, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use processors::sales::{Decision, Passed, Verdict};
+use processors::sales::{Decision, Passed, Refused, Verdict};
 use producers::{clock, writer::Context};
 use schemas::{
     event::Event,
@@ -31,7 +31,7 @@ use crate::{
     error::ApiError,
     positions::{self, MinPositions},
     sale::{
-        Refused, Settled, Unsettled,
+        RefusedHere, Settled, Unsettled,
         stands::{SaleStands, time},
     },
     trace,
@@ -40,7 +40,7 @@ use crate::{
 /// Until when an item is reserved.
 const EXPIRES_AT: HeaderName = HeaderName::from_static("millrace-expires-at");
 /// Whether the answer is that of an earlier request with the same key.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const KEY: &str = "idempotency-key";
 
 /// Where a crowd comes to reserve.
@@ -114,7 +114,7 @@ async fn checkout(
 }
 
 /// Notes a refusal that needed no log.
-fn refuse(core: &Core, user_id: i64, item_id: i32, refused: Refused, now_ms: i64) -> ApiError {
+fn refuse(core: &Core, user_id: i64, item_id: i32, refused: RefusedHere, now_ms: i64) -> ApiError {
     core.attempts.note(CheckoutRefused {
         user_id,
         item_id,
@@ -123,12 +123,11 @@ fn refuse(core: &Core, user_id: i64, item_id: i32, refused: Refused, now_ms: i64
         decided_at_offset: refused.next_offset,
         requested_at: now_ms,
     });
-    use processors::sales::Refused as ByLog;
     let by_log = match refused.reason {
-        Refusal::ItemReserved => ByLog::ItemReserved,
-        Refusal::ItemSold => ByLog::ItemSold,
-        Refusal::UserLimit => ByLog::UserLimit,
-        Refusal::SoldOut | Refusal::Other => ByLog::SoldOut,
+        Refusal::ItemReserved => Refused::ItemReserved,
+        Refusal::ItemSold => Refused::ItemSold,
+        Refusal::UserLimit => Refused::UserLimit,
+        Refusal::SoldOut | Refusal::Other => Refused::SoldOut,
     };
     core.app.metrics.sale.count_by_board(refused.reason);
     by_log.into()
@@ -271,7 +270,7 @@ async fn running(
 }
 
 /// The key by which a request is known when it comes again.
-struct Key(Option<String>);
+pub(super) struct Key(pub(super) Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = ApiError;

@@ -4,12 +4,14 @@
 //! board is believed only while it is fresh, and only for reasons that cannot pass before they are told: see
 //! [`Board::refusal`].
 
+mod clock;
+
 use std::{
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -18,6 +20,9 @@ use schemas::{
     sale_attempts::Refusal,
     sales::{CheckoutRequested, SaleEvent, SaleId},
 };
+
+use self::clock::BrokerClock;
+pub(super) use self::clock::Moment;
 
 /// For how long the newest request that counted lets the board be believed. After so much silence the next request goes
 /// to the log whatever the board says: so the clock of the log runs, and a new sale opens by itself.
@@ -32,6 +37,7 @@ const NOBODY: i64 = -1;
 /// The running sale for everybody to see.
 pub(super) struct Board {
     sheet: ArcSwap<Sheet>,
+    clock: BrokerClock,
     began: Instant,
 }
 
@@ -48,14 +54,12 @@ struct Sheet {
     stamped_at_ms: AtomicI64,
     /// Time of the log then.
     at_ms: AtomicI64,
-    /// When it was folded, in milliseconds of this process.
-    folded_at_ms: AtomicI64,
     next_offset: AtomicI64,
 }
 
 /// Why a checkout can be refused at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedHere {
     /// The reason.
     pub reason: Refusal,
     /// The sale.
@@ -69,6 +73,7 @@ impl Board {
     pub(super) fn of(ledger: &Ledger) -> Self {
         Self {
             sheet: ArcSwap::from_pointee(Sheet::of(ledger)),
+            clock: BrokerClock::default(),
             began: Instant::now(),
         }
     }
@@ -98,28 +103,35 @@ impl Board {
             sheet.note(event, decision.verdict, ledger);
         }
         sheet.at_ms.store(decision.at_ms, Ordering::Relaxed);
-        sheet
-            .folded_at_ms
-            .store(self.elapsed_ms(), Ordering::Relaxed);
         // Last: whoever sees this sees the rest.
         sheet.stamped_at_ms.store(stamped_at_ms, Ordering::Release);
     }
 
-    /// Why the log would refuse this checkout as well, if it is certain: the newest record that counted was stamped and
-    /// folded less than a second ago, and the reason holds for a second more.
-    pub(super) fn refusal(&self, user_id: i64, item_id: i32, now_ms: i64) -> Option<Refused> {
+    /// This moment, where the clock of the machine shows `now_ms`.
+    pub(super) fn moment(&self, now_ms: i64) -> Moment {
+        Moment {
+            wall_ms: now_ms,
+            elapsed_ms: i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// A record that was sent at this moment was stamped then: so the clock of the broker is known.
+    pub(super) fn note_clock(&self, sent: Moment, stamped_at_ms: i64) {
+        self.clock.tell(sent, stamped_at_ms);
+    }
+
+    /// Why the log would refuse this checkout as well, if it is certain: by the broker's clock the newest record that
+    /// counted was stamped less than a second ago, and the reason holds for a second more.
+    pub(super) fn refusal(&self, user_id: i64, item_id: i32, now: Moment) -> Option<RefusedHere> {
+        let broker_ms = self.clock.at_most(now)?;
         let sheet = self.sheet.load();
         let stamped_at_ms = sheet.stamped_at_ms.load(Ordering::Acquire);
-        let folded_at_ms = sheet.folded_at_ms.load(Ordering::Relaxed);
-        // By two clocks: one that is wrong against the broker's, or that stands still while this process is paused, makes
-        // requests go to the log.
-        if (now_ms - stamped_at_ms).abs() >= FRESH_MS
-            || self.elapsed_ms() - folded_at_ms >= FRESH_MS
-        {
+        // Not by a clock of ours: one that is behind would hide that we lag by as much.
+        if (broker_ms - stamped_at_ms).abs() >= FRESH_MS {
             return None;
         }
         let at_ms = sheet.at_ms.load(Ordering::Relaxed);
-        let holds_until_ms = now_ms.max(at_ms) + HOLDS_MS;
+        let holds_until_ms = broker_ms.max(at_ms) + HOLDS_MS;
         if holds_until_ms >= sheet.ends_at_ms {
             return None;
         }
@@ -133,20 +145,12 @@ impl Board {
             _ if sheet.full.contains(user_id) => Refusal::UserLimit,
             _ => return None,
         };
-        Some(Refused {
+        Some(RefusedHere {
             reason,
             sale: sheet.sale,
             next_offset: sheet.next_offset.load(Ordering::Relaxed),
         })
     }
-
-    fn elapsed_ms(&self) -> i64 {
-        millis(self.began.elapsed())
-    }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Sheet {
@@ -169,7 +173,6 @@ impl Sheet {
             full: Users::with_room(rules.items.unsigned_abs() / limit),
             stamped_at_ms: AtomicI64::new(i64::MIN / 2),
             at_ms: AtomicI64::new(0),
-            folded_at_ms: AtomicI64::new(0),
             next_offset: AtomicI64::new(ledger.next_offset()),
         };
         for held in ledger.sales.reservations() {

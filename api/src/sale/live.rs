@@ -5,7 +5,6 @@
 //! misses what was between, and if it takes nothing at all, its connection breaks (`api/src/sending.rs`).
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
@@ -29,6 +28,7 @@ use super::{
     Sale,
     stands::{SaleEventData, time},
 };
+use crate::pace::Pace;
 
 /// How often it is looked, and so the least time between two events.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -116,7 +116,7 @@ impl Live {
     /// Looks at the sale until `stop`, which ends all listening.
     pub async fn follow(&self, sale: &Sale, stop: &CancellationToken) {
         let _last = Last(self);
-        let mut pace = Pace::default();
+        let mut pace = SalePace::default();
         let mut told_at = Instant::now();
         while stop
             .run_until_cancelled(sleep(self.look_every()))
@@ -217,29 +217,30 @@ impl HttpBody for Listener {
 }
 
 /// How fast a sale sells.
-#[derive(Default)]
-struct Pace {
+struct SalePace {
     sale: Option<SaleId>,
-    /// How many were sold when it was looked, over the last seconds.
-    seen: VecDeque<(Instant, u32)>,
+    sold: Pace,
 }
 
-impl Pace {
+impl Default for SalePace {
+    fn default() -> Self {
+        Self {
+            sale: None,
+            sold: Pace::over(PACE_OVER),
+        }
+    }
+}
+
+impl SalePace {
     /// Items a second, to one decimal.
     fn per_second(&mut self, stock: &Stock, now: Instant) -> f64 {
         if self.sale != Some(stock.sale) {
+            // A sale that took the place of another has sold nothing before that was seen last.
+            let began = self.sold.last().map(|(at, _)| (at, 0));
+            self.sold.begin(began);
             self.sale = Some(stock.sale);
-            self.seen.clear();
         }
-        self.seen.push_back((now, stock.sold));
-        let is_old = |(at, _): &(Instant, u32)| now - *at >= PACE_OVER;
-        while self.seen.get(1).is_some_and(is_old) {
-            self.seen.pop_front();
-        }
-        let (since, sold_before) = self.seen[0];
-        let seconds = (now - since).as_secs_f64().max(1.0);
-        let sold = f64::from(stock.sold.saturating_sub(sold_before));
-        (sold / seconds * 10.0).round() / 10.0
+        self.sold.per_second(stock.sold.into(), now.into_std())
     }
 }
 
@@ -342,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_pace_is_that_of_the_last_seconds_of_this_sale() {
-        let mut pace = Pace::default();
+        let mut pace = SalePace::default();
         let began = Instant::now();
         let mut after = |seconds: f64, sale, sold| {
             pace.per_second(&stock(sale, sold), began + Duration::from_secs_f64(seconds))
@@ -354,7 +355,8 @@ mod tests {
         assert_eq!(after(7.0, 0, 75), 0.0);
         assert_eq!(after(60.0, 0, 76), 0.0);
         assert_eq!(after(61.0, 0, 76), 0.0);
-        assert_eq!(after(62.0, 10_000, 50), 0.0);
-        assert_eq!(after(63.0, 10_000, 51), 1.0);
+        // The next sale: what it sold since the last one was seen.
+        assert_eq!(after(62.0, 10_000, 50), 50.0);
+        assert_eq!(after(63.0, 10_000, 52), 26.0);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use producers::{
     gathering::{Gathering, Sender},
+    turns::Turn,
     writer::AppendError,
 };
 use tokio_util::sync::CancellationToken;
@@ -41,8 +42,12 @@ impl Queue {
 }
 
 impl Sender<Asked> for Queue {
-    async fn send(&self, batch: Vec<Asked>) {
-        self.sale.send(batch).await;
+    async fn turn(&self) -> Option<Turn> {
+        Some(self.sale.writer.turn().await)
+    }
+
+    async fn send(&self, batch: Vec<Asked>, turn: Option<Turn>) {
+        self.sale.send(batch, turn).await;
     }
 
     fn refuse(&self, left: Vec<Asked>, why: &AppendError) {

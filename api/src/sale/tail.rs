@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use processors::{
     consumer::{Consumer, Delivered, Partitions, Reading},
-    interpret::{Failure, interpret},
+    interpret::{Learns, interpret_learning},
     record::{Batch, Record},
     sales::{
         Ledger,
@@ -93,9 +93,12 @@ async fn open(app: &Arc<App>) -> anyhow::Result<Ledger> {
     let barrier = append_barrier(app).await?;
     let read_on = move || {
         window.go_on(&mut ledger, barrier + 1, |_, _| ())?;
-        Ok(ledger)
+        anyhow::Ok((window, ledger))
     };
-    tokio::task::spawn_blocking(read_on).await?
+    let (window, ledger) = tokio::task::spawn_blocking(read_on).await??;
+    // To leave the broker takes a while, and the sale does not wait for it.
+    tokio::task::spawn_blocking(|| drop(window));
+    Ok(ledger)
 }
 
 /// Gives the offset of a new barrier.
@@ -195,8 +198,14 @@ impl<'a, E: Observe> Tail<'a, E> {
     }
 
     async fn follow(&mut self) {
+        let app = Arc::clone(self.app);
+        let topic = app.topic(E::TOPIC);
         loop {
-            if let Err(Halt(why)) = self.try_follow().await {
+            let tried = tokio::select! {
+                tried = self.try_follow() => tried,
+                why = app.history.lost(&topic) => Err(Halt(why)),
+            };
+            if let Err(Halt(why)) = tried {
                 return self.halt(why).await;
             }
         }
@@ -258,9 +267,9 @@ impl<'a, E: Observe> Tail<'a, E> {
         for raw in batch.iter().filter(|raw| raw.offset >= next_offset) {
             must_be_stamped(&raw).map_err(|error| Halt(error.to_string()))?;
             loop {
-                match interpret(&self.decoder, &raw) {
+                match interpret_learning(self, &raw).await? {
                     Ok(record) => records.push(record),
-                    Err(Failure::Rejected(rejected)) => {
+                    Err(rejected) => {
                         // What is no event becomes a dead letter of the projection.
                         if let Err(error) = no_event::<()>(&raw, &rejected) {
                             self.wait(error.to_string()).await;
@@ -268,25 +277,11 @@ impl<'a, E: Observe> Tail<'a, E> {
                             continue;
                         }
                     }
-                    Err(Failure::NotLearned(id)) => {
-                        self.learn(id).await?;
-                        continue;
-                    }
                 }
                 break;
             }
         }
         Ok(records)
-    }
-
-    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
-        let registry = &self.app.services.registry;
-        match self.decoder.learn(registry, id).await {
-            Ok(_) => {}
-            Err(LearnError::Registry(error)) => self.wait(error.to_string()).await,
-            Err(error) => return Err(Halt(error.to_string())),
-        }
-        Ok(())
     }
 
     async fn halt(&self, why: String) {
@@ -302,6 +297,24 @@ impl<'a, E: Observe> Tail<'a, E> {
 
     fn doing(&self, doing: Doing) {
         self.app.services.status.set(self.part, doing);
+    }
+}
+
+impl<E: Observe> Learns<E> for Tail<'_, E> {
+    type End = Halt;
+
+    fn decoder(&self) -> &Decoder<E> {
+        &self.decoder
+    }
+
+    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
+        let registry = &self.app.services.registry;
+        match self.decoder.learn(registry, id).await {
+            Ok(_) => {}
+            Err(LearnError::Registry(error)) => self.wait(error.to_string()).await,
+            Err(error) => return Err(Halt(error.to_string())),
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,8 @@ use producers::{
 
 use super::*;
 
+const NO_CODE: &str = "123e4567-e89b-12d3-a456-426614174000";
+
 /// A sale whose broker does not answer.
 fn sale() -> Arc<Sale> {
     let kafka = Kafka {
@@ -28,8 +30,8 @@ fn asked(event: &SaleEvent) -> Asked {
     (event.clone(), Context::default())
 }
 
-fn stamp(offset: i64) -> Stamp {
-    Stamp {
+fn stamp(offset: i64) -> Stamped {
+    Stamped {
         offset,
         appended_at_ms: clock::now_ms(),
     }
@@ -97,6 +99,21 @@ async fn who_gets_no_verdict_in_time_is_told_that_nobody_knows() {
         .await;
     assert!(matches!(settled, Err(Unsettled::Unknown)), "{settled:?}");
     assert_eq!(sale.waiters(), 0);
+}
+
+#[test]
+fn where_there_is_no_room_for_keys_those_that_are_known_come_again() {
+    let sale = sale();
+    let key = || Some("k".to_owned());
+    let known = sale.checkout(2, 7, key());
+    sale.fold_own(&[asked(&known)], &[stamp(0)]);
+    let is_full = |event, keys_max| sale.is_full_of_keys(&event, keys_max);
+    assert!(!is_full(sale.checkout(3, 7, key()), 2));
+    assert!(is_full(sale.checkout(3, 7, key()), 1));
+    assert!(is_full(sale.purchase(NO_CODE.parse().unwrap(), key()), 1));
+    assert!(!is_full(sale.checkout(2, 7, key()), 1));
+    // The same key with another request is for the log to refuse.
+    assert!(!is_full(sale.checkout(2, 8, key()), 1));
 }
 
 #[test]

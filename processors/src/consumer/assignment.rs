@@ -88,6 +88,8 @@ impl ConsumerContext for Context {
             _ => {
                 info!(topic = self.topic, ?partitions, "gives partitions back");
                 self.adopt(Vec::new());
+                // So that the owner knows; there is nothing to start from.
+                let _ = (self.start)(&[]);
                 consumer.unassign().map_err(|error| error.to_string())
             }
         };

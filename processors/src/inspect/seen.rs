@@ -9,6 +9,8 @@ use schemas::{
 };
 use serde::{Serialize, Serializer};
 
+use crate::record::{Raw, valid_time};
+
 /// A record as it stands on the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -42,6 +44,20 @@ impl Seen {
             key: record.key().map(<[u8]>::to_vec),
             headers: headers.collect(),
             value: record.payload().map(<[u8]>::to_vec),
+        }
+    }
+
+    /// As the folds get it, but for what its headers say.
+    pub fn raw(&self) -> Raw<'_> {
+        Raw {
+            partition: self.partition,
+            offset: self.offset,
+            timestamp_ms: valid_time(self.timestamp_ms),
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            trace: None,
+            is_ours: false,
+            is_stamped: false,
         }
     }
 

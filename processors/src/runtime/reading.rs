@@ -1,14 +1,18 @@
 //! From the bytes of a batch to its events, and to what the memory makes of them; however long the registry is away.
 
 use projections::schema_ids;
-use schemas::{codec::LearnError, topics::subject};
+use schemas::{
+    codec::{Decoder, LearnError},
+    event::Event as _,
+    topics::subject,
+};
 
 use super::{
     CONNECT_TIMEOUT, Halt, RETRY_FIRST, RETRY_MAX, Read, Runner, VerdictOf, chain, within,
 };
 use crate::{
     fold::{Fold, Memory as _},
-    interpret::{Failure, interpret},
+    interpret::{Learns, interpret_learning},
     record::Batch,
     status::Doing,
 };
@@ -19,16 +23,15 @@ impl<F: Fold> Runner<F> {
         let mut records = Vec::with_capacity(batch.len());
         let mut rejected = Vec::new();
         for raw in batch.iter() {
-            loop {
-                match interpret(&self.decoder, &raw) {
-                    Ok(record) => records.push(record),
-                    Err(Failure::Rejected(fault)) => rejected.push(fault.into_letter(&raw)),
-                    Err(Failure::NotLearned(id)) => {
-                        self.learn(id).await?;
-                        continue;
-                    }
-                }
-                break;
+            if F::Event::TOPIC.log_append_time && !raw.is_stamped {
+                return Err(Halt(format!(
+                    "offset {} has the time of its writer: {} needs message.timestamp.type=LogAppendTime, and `millrace doctor` tells what else",
+                    raw.offset, self.topic
+                )));
+            }
+            match interpret_learning(self, &raw).await? {
+                Ok(record) => records.push(record),
+                Err(fault) => rejected.push(fault.into_letter(&raw)),
             }
         }
         self.decoder.forget_refusals();
@@ -64,26 +67,10 @@ impl<F: Fold> Runner<F> {
                 ?spans,
                 "reads what has to be known before"
             );
+            let _busy = self.services.status.moves().busy(F::PROJECTION.name);
             self.memory.warm_up(spans).await?;
         }
         self.memory.judge(spans, &read.records).await
-    }
-
-    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match self.decoder.learn(&self.services.registry, id).await {
-                Ok(fingerprint) => return self.remember(id, &fingerprint).await,
-                Err(LearnError::Registry(error)) => {
-                    self.doing(Doing::Waiting(chain(&error)));
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-                Err(error @ LearnError::NewerBuildNeeded { .. }) => {
-                    return Err(Halt(error.to_string()));
-                }
-            }
-        }
     }
 
     /// Compares what the registry says of an id with what it said when the id was first met.
@@ -108,6 +95,31 @@ impl<F: Fold> Runner<F> {
                     self.doing(Doing::Waiting(format!("Postgres: {error}")));
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}
+
+impl<F: Fold> Learns<F::Event> for Runner<F> {
+    type End = Halt;
+
+    fn decoder(&self) -> &Decoder<F::Event> {
+        &self.decoder
+    }
+
+    async fn learn(&mut self, id: u32) -> Result<(), Halt> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.decoder.learn(&self.services.registry, id).await {
+                Ok(fingerprint) => return self.remember(id, &fingerprint).await,
+                Err(LearnError::Registry(error)) => {
+                    self.doing(Doing::Waiting(chain(&error)));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                Err(error @ LearnError::NewerBuildNeeded { .. }) => {
+                    return Err(Halt(error.to_string()));
                 }
             }
         }

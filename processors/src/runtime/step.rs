@@ -6,7 +6,7 @@ use projections::{
     checkpoints::{self, AdvanceError},
     db::is_of_the_data,
     dead_letters::{self, DeadLetter},
-    projection::Changes as _,
+    projection::{Changes as _, Generation},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -18,7 +18,7 @@ use crate::{
 
 /// Why a batch was not applied.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StepError {
+pub(crate) enum StepError {
     /// Somebody else applied it, or another generation is live now.
     #[error(transparent)]
     Lost(AdvanceError),
@@ -39,35 +39,52 @@ impl<F: Fold> Runner<F> {
             return Err(sqlx::Error::WorkerCrashed.into());
         };
         let mut transaction = connection.begin().await?;
-        checkpoints::advance(&mut transaction, generation, &self.topic, &read.batch.spans)
-            .await
-            .map_err(|error| match error {
-                AdvanceError::Postgres(error) => StepError::Postgres(error),
-                lost => StepError::Lost(lost),
-            })?;
-        let mut letters = read.rejected.clone();
-        if one_by_one {
-            for (record, verdict) in read.records.iter().zip(verdicts) {
-                letters.extend(fold_alone::<F>(&mut transaction, record, verdict).await?);
-            }
-        } else {
-            letters.extend(fold_into::<F>(&mut transaction, &read.records, verdicts).await?);
-        }
-        dead_letters::store(
+        let letters = apply::<F>(
             &mut transaction,
-            F::PROJECTION,
             generation,
             &self.topic,
-            &letters,
-        )
-        .await?;
+            read,
+            verdicts,
+            one_by_one,
+        );
+        let letters = letters.await?;
         transaction.commit().await?;
         Ok(letters)
     }
 }
 
+/// What a batch changes in a generation, but for the commit: checkpoints, rows, dead letters.
+///
+/// # Errors
+/// [`StepError`]: nothing of it may be committed.
+pub(crate) async fn apply<F: Fold>(
+    transaction: &mut PgConnection,
+    generation: &Generation,
+    topic: &str,
+    read: &Read<F::Event>,
+    verdicts: &[VerdictOf<F>],
+    one_by_one: bool,
+) -> Result<Vec<DeadLetter>, StepError> {
+    checkpoints::advance(transaction, generation, topic, &read.batch.spans)
+        .await
+        .map_err(|error| match error {
+            AdvanceError::Postgres(error) => StepError::Postgres(error),
+            lost => StepError::Lost(lost),
+        })?;
+    let mut letters = read.rejected.clone();
+    if one_by_one {
+        for (record, verdict) in read.records.iter().zip(verdicts) {
+            letters.extend(fold_alone::<F>(transaction, record, verdict).await?);
+        }
+    } else {
+        letters.extend(fold_into::<F>(transaction, &read.records, verdicts).await?);
+    }
+    dead_letters::store(transaction, F::PROJECTION, generation, topic, &letters).await?;
+    Ok(letters)
+}
+
 /// Loads, folds and writes; gives the records that contradict what is there.
-async fn fold_into<F: Fold>(
+pub(crate) async fn fold_into<F: Fold>(
     transaction: &mut PgConnection,
     records: &[Record<F::Event>],
     verdicts: &[VerdictOf<F>],
@@ -85,7 +102,7 @@ async fn fold_into<F: Fold>(
 }
 
 /// Folds one record within a savepoint; if Postgres cannot store it, it becomes a dead letter.
-async fn fold_alone<F: Fold>(
+pub(crate) async fn fold_alone<F: Fold>(
     transaction: &mut PgConnection,
     record: &Record<F::Event>,
     verdict: &VerdictOf<F>,

@@ -16,7 +16,7 @@ use producers::kafka::Kafka;
 use projections::{
     checkpoints::Span,
     projection::Projection,
-    sales::{Attempt, Changes, Item, PROJECTION, Sale, Taken},
+    sales::{Attempt, Changes, Item, PROJECTION, SaleRow, Taken},
 };
 use schemas::{
     registry::Registry,
@@ -134,7 +134,13 @@ impl Memory {
         work: impl FnOnce(&mut Window) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let window = Arc::clone(&self.window);
-        let locked = move || work(&mut window.lock().unwrap_or_else(PoisonError::into_inner));
+        let locked = move || {
+            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            let outcome = work(&mut window);
+            // The next reading may be hours away.
+            window.leave();
+            outcome
+        };
         spawn_blocking(locked).await?
     }
 }
@@ -179,7 +185,7 @@ impl Fold for History {
 /// The state of one fold: rows by their keys.
 #[derive(Default)]
 struct Batch {
-    sales: BTreeMap<SaleId, Sale>,
+    sales: BTreeMap<SaleId, SaleRow>,
     items: BTreeMap<(SaleId, i32), Item>,
     attempts: Vec<Attempt>,
 }
@@ -238,8 +244,8 @@ impl Batch {
     }
 }
 
-fn sale(stock: Stock, decided_at_ms: i64) -> Sale {
-    Sale {
+fn sale(stock: Stock, decided_at_ms: i64) -> SaleRow {
+    SaleRow {
         id: stock.sale,
         ends_at_ms: stock.ends_at_ms,
         rules: stock.rules,

@@ -7,7 +7,7 @@ use std::{
 
 use schemas::{
     sale_rules::SaleRulesSet,
-    sales::{CheckoutRequested, Code, CodeParts, PurchaseRequested, SaleId},
+    sales::{CheckoutRequested, Code, CodeParts, PurchaseRequested, SaleEvent, SaleId},
 };
 
 use super::{Held, Refused, Stock, Verdict, hour_of};
@@ -23,8 +23,9 @@ pub(super) struct Sale {
     /// Users that have bought or reserved something.
     holders: HashMap<i64, Holder>,
     reservations: Reservations,
-    /// Reservations, bought or not, in the order of their ends: all of a sale last equally long, unless they end with it.
-    lapsing: VecDeque<u32>,
+    /// Reservations, bought or not, with their ends and in their order: all of a sale last equally long, unless they end
+    /// with it.
+    lapsing: VecDeque<(i64, u32)>,
     sold: u32,
     reserved: u32,
     /// By user and key: which item was asked for, and the answer.
@@ -98,6 +99,21 @@ impl Sale {
         self.ends_at_ms
     }
 
+    pub(super) fn key_count(&self) -> usize {
+        self.checkouts.len() + self.purchases.len()
+    }
+
+    pub(super) fn has_key(&self, event: &SaleEvent) -> bool {
+        match event {
+            SaleEvent::CheckoutRequested(CheckoutRequested { user_id, key, .. }) => {
+                let key = key.as_deref().map(|key| (*user_id, key.into()));
+                key.is_some_and(|key| self.checkouts.contains_key(&key))
+            }
+            SaleEvent::PurchaseRequested(purchase) => replayed(&self.purchases, purchase).is_ok(),
+            SaleEvent::Barrier(_) => false,
+        }
+    }
+
     pub(super) fn bought_by(&self, user_id: i64) -> u32 {
         self.holders.get(&user_id).map_or(0, |holder| holder.bought)
     }
@@ -128,14 +144,15 @@ impl Sale {
 
     /// The reservations that have ended since the last record, bought or not.
     fn lapsed(&self, now_ms: i64) -> impl Iterator<Item = &Reservation> {
-        let ended = self.lapsing.iter().map(|offset| &self.reservations[offset]);
-        ended.take_while(move |reservation| reservation.expires_at_ms <= now_ms)
+        let lapsing = self.lapsing.iter();
+        let ended = lapsing.take_while(move |(expires_at_ms, _)| *expires_at_ms <= now_ms);
+        ended.map(|(_, offset)| &self.reservations[offset])
     }
 
     /// Frees what was not bought in time.
     pub(super) fn lapse(&mut self, now_ms: i64) {
         let count = self.lapsed(now_ms).count();
-        for offset in self.lapsing.drain(..count) {
+        for (_, offset) in self.lapsing.drain(..count) {
             let reservation = &self.reservations[&offset];
             if reservation.is_bought {
                 continue;
@@ -196,7 +213,7 @@ impl Sale {
         let expires_at_ms = self.ends_at_ms.min(now_ms + holds_ms);
         let code = Code::new(self.id, offset, request.nonce);
         let parts = code.parts().expect("a code of our own");
-        self.lapsing.push_back(parts.offset);
+        self.lapsing.push_back((expires_at_ms, parts.offset));
         self.reservations.insert(
             parts.offset,
             Reservation {
@@ -290,6 +307,14 @@ impl From<Sale> for Past {
 impl Past {
     pub(super) fn id(&self) -> SaleId {
         self.id
+    }
+
+    pub(super) fn key_count(&self) -> usize {
+        self.purchases.len()
+    }
+
+    pub(super) fn has_key(&self, event: &SaleEvent) -> bool {
+        matches!(event, SaleEvent::PurchaseRequested(purchase) if replayed(&self.purchases, purchase).is_ok())
     }
 
     /// Nothing of a past sale can be bought; who did so in time is told again.

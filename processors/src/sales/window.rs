@@ -7,14 +7,21 @@
 //! time that it led to. Else it begins earlier, at the beginning of the log at worst.
 
 use std::{
-    sync::Arc,
+    collections::{HashMap, hash_map::Entry},
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        mpsc::{self, SyncSender},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow, bail};
 use producers::kafka::Kafka;
+use rdkafka::{consumer::BaseConsumer, message::BorrowedMessage};
 use schemas::{
-    codec::{Decoder, LearnError},
+    codec::Decoder,
     event::Event,
     registry::Registry,
     sale_rules::SaleRulesSet,
@@ -23,10 +30,12 @@ use schemas::{
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{HOUR_MS, Ledger, Passed, RuleBook, RulesMissing, window_start_ms};
+use super::{
+    Assumed, HOUR_MS, Ledger, Passed, RuleBook, RulesMissing, start::Start, window_start_ms,
+};
 use crate::{
     inspect::{self, Log},
-    interpret::{Failure, Rejected, interpret},
+    interpret::{Failure, Learns, Rejected, interpret, interpret_learning},
     record::{Raw, Record},
 };
 
@@ -34,6 +43,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether to stop.
 const WAIT: Duration = Duration::from_millis(100);
+/// Chunks of records that were polled and are not folded yet.
+const CHUNKS_MAX: usize = 8;
 /// Looked back for the newest record: offsets may have gaps at their end.
 const LOOK_BACK: [i64; 3] = [1, 1_000, 1_000_000];
 /// A time is looked up this much earlier: reading too much is always legal.
@@ -47,6 +58,8 @@ pub struct Window {
     stop: CancellationToken,
     events: Decoder<SaleEvent>,
     rules: Decoder<SaleRulesSet>,
+    /// By the names of their topics. To make one and to meet the broker takes longer than to read a few records.
+    consumers: HashMap<&'static str, Arc<BaseConsumer>>,
 }
 
 impl Window {
@@ -64,14 +77,20 @@ impl Window {
             registry: registry.clone(),
             runtime,
             stop,
+            consumers: HashMap::new(),
         }
+    }
+
+    /// Leaves the broker until the next reading.
+    pub fn leave(&mut self) {
+        self.consumers.clear();
     }
 
     /// Where the log of the sale ends.
     ///
     /// # Errors
     /// If the broker does not answer or has no such topic.
-    pub fn end(&self) -> Result<i64> {
+    pub fn end(&mut self) -> Result<i64> {
         Ok(self.log::<SaleEvent>()?.extent(0)?.end_offset)
     }
 
@@ -80,7 +99,7 @@ impl Window {
     ///
     /// # Errors
     /// As [`Self::end`].
-    pub fn of_sale(&self, sale: SaleId) -> Result<(i64, i64)> {
+    pub fn of_sale(&mut self, sale: SaleId) -> Result<(i64, i64)> {
         let log = self.log::<SaleEvent>()?;
         let extent = log.extent(0)?;
         let at = |at_ms| offset_at(&log, at_ms, extent.first_offset, extent.end_offset);
@@ -108,21 +127,43 @@ impl Window {
             }
             return self.fold(0, until, |_, _| ());
         };
-        let mut from_ms = window_start_ms(newest_ms);
-        let mut step_ms = HOUR_MS;
+        let mut start = Start::guessed(newest_ms);
         loop {
-            let from_offset = offset_at(&log, from_ms, first_offset, until)?;
-            let ledger = self.fold(from_offset, until, |_, _| ())?;
-            let needed_ms = ledger.sales.last_ms().map(window_start_ms);
-            if from_offset == 0 || needed_ms.is_some_and(|needed| from_ms <= needed) {
-                return Ok(ledger);
+            let from_offset = offset_at(&log, start.from_ms, first_offset, until)?;
+            let (ledger, assumed) = self.fold_assuming(from_offset, until)?;
+            let last_ms = ledger.sales.last_ms();
+            if from_offset == 0 || start.is_legal(last_ms) {
+                let needed_ms = last_ms.map_or(i64::MIN, window_start_ms);
+                match assumed.filter(|assumed| assumed.at_ms >= needed_ms) {
+                    None => return Ok(ledger),
+                    Some(assumed) => {
+                        let mut book = ledger.book;
+                        self.read_missing_rules(&mut book, assumed.missing)?;
+                    }
+                }
+                continue;
             }
             if from_offset == first_offset {
                 return Err(truncated());
             }
-            from_ms = needed_ms.unwrap_or(from_ms).min(from_ms - step_ms);
-            step_ms *= 2;
+            let before_ms = stamp_before(&log, first_offset, from_offset)?;
+            start = start.earlier(last_ms, before_ms);
         }
+    }
+
+    /// Folds what lies from one offset up to before the other, into an empty state. Of the rules that were missing,
+    /// those for the latest time: a record from before the window may ask for some that nobody ever set.
+    fn fold_assuming(&mut self, from: i64, until: i64) -> Result<(Ledger, Option<Assumed>)> {
+        let mut ledger = self.empty_ledger(from)?;
+        let mut assumed = None;
+        self.visit(ledger.next_offset(), until, |window, raw| {
+            if let Some(record) = window.event(raw)? {
+                assumed = ledger.fold_assuming(&record).1.or(assumed);
+            }
+            Ok(())
+        })?;
+        ledger.pass(until);
+        Ok((ledger, assumed))
     }
 
     /// Folds what lies from one offset up to before the other, into an empty state; `seen` is shown every event.
@@ -135,11 +176,16 @@ impl Window {
         until: i64,
         seen: impl FnMut(&Record<SaleEvent>, Passed),
     ) -> Result<Ledger> {
-        let mut book = RuleBook::default();
-        self.read_rules(&mut book)?;
-        let mut ledger = Ledger::starting_at(from, book);
+        let mut ledger = self.empty_ledger(from)?;
         self.go_on(&mut ledger, until, seen)?;
         Ok(ledger)
+    }
+
+    /// An empty state, with all rules that there are.
+    fn empty_ledger(&mut self, from: i64) -> Result<Ledger> {
+        let mut book = RuleBook::default();
+        self.read_rules(&mut book)?;
+        Ok(Ledger::starting_at(from, book))
     }
 
     /// Folds what comes next, up to before the offset `until`; `seen` is shown every event.
@@ -152,12 +198,7 @@ impl Window {
         until: i64,
         mut seen: impl FnMut(&Record<SaleEvent>, Passed),
     ) -> Result<()> {
-        let log = self.log::<SaleEvent>()?;
-        let from = ledger.next_offset();
-        self.read(&log, from, until, &mut |window, raw| {
-            if raw.offset >= until {
-                return Ok(());
-            }
+        self.visit(ledger.next_offset(), until, |window, raw| {
             if let Some((record, passed)) = window.fold_next(ledger, raw)? {
                 seen(&record, passed);
             }
@@ -165,6 +206,22 @@ impl Window {
         })?;
         ledger.pass(until);
         Ok(())
+    }
+
+    /// Shows the records of the log of the sale that lie from one offset up to before the other.
+    fn visit(
+        &mut self,
+        from: i64,
+        until: i64,
+        mut each: impl FnMut(&mut Self, &Raw<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let log = self.log::<SaleEvent>()?;
+        self.read(&log, from, until, &mut |window, raw| {
+            if raw.offset < until {
+                each(window, raw)?;
+            }
+            Ok(())
+        })
     }
 
     /// Folds the next record; its event and what became of it, unless it holds none or was folded before.
@@ -232,7 +289,7 @@ impl Window {
                     book.next_offset()
                 );
             }
-            std::thread::sleep(WAIT);
+            thread::sleep(WAIT);
         }
     }
 
@@ -242,17 +299,30 @@ impl Window {
     /// If the registry does not answer, or a newer build is needed.
     pub fn event(&mut self, raw: &Raw<'_>) -> Result<Option<Record<SaleEvent>>> {
         must_be_stamped(raw)?;
-        let ask = Ask(&self.runtime, &self.registry, &self.stop);
-        read_event(&ask, &mut self.events, raw)
+        let mut reader = Reader {
+            decoder: &mut self.events,
+            registry: &self.registry,
+            stop: &self.stop,
+        };
+        reader.event(&self.runtime, raw)
     }
 
     fn rules(&mut self, raw: &Raw<'_>) -> Result<Option<Record<SaleRulesSet>>> {
-        let ask = Ask(&self.runtime, &self.registry, &self.stop);
-        read_event(&ask, &mut self.rules, raw)
+        let mut reader = Reader {
+            decoder: &mut self.rules,
+            registry: &self.registry,
+            stop: &self.stop,
+        };
+        reader.event(&self.runtime, raw)
     }
 
-    fn log<E: Event>(&self) -> Result<Log> {
-        let consumer = Arc::new(inspect::consumer(&self.kafka)?);
+    fn log<E: Event>(&mut self) -> Result<Log> {
+        let consumer = match self.consumers.entry(E::TOPIC.name) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(place) => {
+                Arc::clone(place.insert(Arc::new(inspect::consumer(&self.kafka)?)))
+            }
+        };
         Log::with(&consumer, &E::TOPIC.full_name(&self.kafka.prefix))
     }
 
@@ -269,66 +339,95 @@ impl Window {
         // What the registry did not have last time it may have now.
         self.events.forget_refusals();
         self.rules.forget_refusals();
-        let mut reading = log.read(&[(0, from)])?;
-        let (mut reached, mut since) = (from, Instant::now());
-        let mut outcome = Ok(());
-        while reached < until && outcome.is_ok() {
-            if self.stop.is_cancelled() {
-                bail!("told to stop");
-            }
-            reading.visit(WAIT, |mut raw, record| {
+        let stop = self.stop.clone();
+        thread::scope(|scope| {
+            let (sender, chunks) = mpsc::sync_channel(CHUNKS_MAX);
+            let polling = thread::Builder::new()
+                .name("poll-window".to_owned())
+                .spawn_scoped(scope, move || poll(log, from, until, &stop, &sender))?;
+            let mut records = chunks.into_iter().flatten();
+            let outcome = records.try_for_each(|record| {
+                let mut raw = Raw::without_headers(&record);
                 if !raw.value.is_some_and(|value| self.events.reads(value)) {
-                    raw.look_at_headers(record);
+                    raw.look_at_headers(&record);
                 }
-                if outcome.is_ok() {
-                    outcome = each(self, &raw);
-                }
-            })?;
-            if reading.reached(0) > reached {
-                (reached, since) = (reading.reached(0), Instant::now());
-            }
-            if since.elapsed() > PATIENCE {
-                bail!(
-                    "{} gives no more records at offset {reached} of {until}: is the broker well?",
-                    log.topic
-                );
-            }
-        }
-        outcome
+                each(self, &raw)
+            });
+            // Who polls notices that nobody takes anything any more.
+            drop(records);
+            let polled = polling.join().unwrap_or_else(|panic| resume_unwind(panic));
+            outcome.and(polled)
+        })
     }
 }
 
-/// The way to the registry, until it is told to stop.
-struct Ask<'w>(&'w Handle, &'w Registry, &'w CancellationToken);
+/// Reads up to before the offset `until`, for as long as somebody takes the records. Waiting for them to be taken does
+/// not count.
+fn poll<'l>(
+    log: &'l Log,
+    from: i64,
+    until: i64,
+    stop: &CancellationToken,
+    taker: &SyncSender<Vec<BorrowedMessage<'l>>>,
+) -> Result<()> {
+    let mut reading = log.read(&[(0, from)])?;
+    let (mut reached, mut since) = (from, Instant::now());
+    while reached < until {
+        if stop.is_cancelled() {
+            bail!("told to stop");
+        }
+        let chunk = reading.chunk(WAIT)?;
+        if !chunk.is_empty() && taker.send(chunk).is_err() {
+            return Ok(());
+        }
+        if reading.reached(0) > reached {
+            (reached, since) = (reading.reached(0), Instant::now());
+        }
+        if since.elapsed() > PATIENCE {
+            bail!(
+                "{} gives no more records at offset {reached} of {until}: is the broker well?",
+                log.topic
+            );
+        }
+    }
+    Ok(())
+}
 
-impl Ask<'_> {
-    fn learn<E: Event>(&self, decoder: &mut Decoder<E>, id: u32) -> Result<()> {
-        let Self(runtime, registry, stop) = *self;
-        let learned: Option<Result<_, LearnError>> = runtime.block_on(async {
-            tokio::select! {
-                // First: a runtime that shuts down after that has no timers for the question any more.
-                biased;
-                () = stop.cancelled() => None,
-                learned = decoder.learn(registry, id) => Some(learned),
-            }
-        });
-        match learned {
-            Some(learned) => learned.map(drop).map_err(Into::into),
-            None => bail!("told to stop"),
+/// A decoder with the way to the registry, until it is told to stop.
+struct Reader<'w, E> {
+    decoder: &'w mut Decoder<E>,
+    registry: &'w Registry,
+    stop: &'w CancellationToken,
+}
+
+impl<E: Event> Learns<E> for Reader<'_, E> {
+    type End = anyhow::Error;
+
+    fn decoder(&self) -> &Decoder<E> {
+        self.decoder
+    }
+
+    async fn learn(&mut self, id: u32) -> Result<()> {
+        tokio::select! {
+            // First: a runtime that shuts down after that has no timers for the question any more.
+            biased;
+            () = self.stop.cancelled() => bail!("told to stop"),
+            learned = self.decoder.learn(self.registry, id) => learned.map(drop).map_err(Into::into),
         }
     }
 }
 
-fn read_event<E: Event>(
-    ask: &Ask<'_>,
-    decoder: &mut Decoder<E>,
-    raw: &Raw<'_>,
-) -> Result<Option<Record<E>>> {
-    loop {
-        match interpret(decoder, raw) {
+impl<E: Event> Reader<'_, E> {
+    /// The event of a record, if it is one; waits for the registry if it has to.
+    fn event(&mut self, runtime: &Handle, raw: &Raw<'_>) -> Result<Option<Record<E>>> {
+        let read = match interpret(self.decoder, raw) {
             Ok(record) => return Ok(Some(record)),
-            Err(Failure::Rejected(rejected)) => return no_event(raw, &rejected),
-            Err(Failure::NotLearned(id)) => ask.learn(decoder, id)?,
+            Err(Failure::Rejected(rejected)) => Err(rejected),
+            Err(Failure::NotLearned(_)) => runtime.block_on(interpret_learning(self, raw))?,
+        };
+        match read {
+            Ok(record) => Ok(Some(record)),
+            Err(rejected) => no_event(raw, &rejected),
         }
     }
 }
@@ -373,11 +472,12 @@ fn stamp_before(log: &Log, first_offset: i64, until: i64) -> Result<Option<i64>>
         let mut reading = log.read(&[(0, from)])?;
         let deadline = Instant::now() + PATIENCE;
         while reading.reached(0) < until {
-            reading.visit(WAIT, |raw, _| {
+            for record in reading.chunk(WAIT)? {
+                let raw = Raw::without_headers(&record);
                 if raw.offset < until {
                     newest = Some(raw.timestamp_ms);
                 }
-            })?;
+            }
             if Instant::now() >= deadline {
                 bail!(
                     "{} does not give its newest record: is the broker well?",

@@ -11,7 +11,7 @@ use std::{
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 
-use super::{Outcome, Stamp};
+use super::{Outcome, Stamped};
 use crate::metrics::AppendMetrics;
 
 /// What is known of a record whose delivery failed.
@@ -103,7 +103,7 @@ impl Tally {
     pub(super) fn append(&mut self, partition: i32, offset: i64, appended_at_ms: Option<i64>) {
         self.outcome.appended += 1;
         if let Some(appended_at_ms) = appended_at_ms {
-            self.outcome.stamps.push(Stamp {
+            self.outcome.stamps.push(Stamped {
                 offset,
                 appended_at_ms,
             });

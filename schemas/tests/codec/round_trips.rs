@@ -1,11 +1,14 @@
 //! Events come back as they were written.
 
 use crate::support::*;
-use proptest::{collection::vec, prelude::*};
+use apache_avro::reader::datum::GenericDatumReader;
+use proptest::{collection::vec, prelude::*, sample::Index};
 use schemas::{
-    codec::{DecodeError, EVENT_BYTES_MAX, EncodeError, Encoder},
+    codec::{DecodeError, EVENT_BYTES_MAX, EncodeError, Encoder, unframe},
+    datum::Datum,
     event::{Event, Fault},
     orders::OrderPlaced,
+    sales::SaleEvent,
     topics::Topic,
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,43 @@ proptest! {
     #[test]
     fn a_request_of_the_sale_comes_back_as_it_was_written(event in sale_event()) {
         prop_assert_eq!(decoder().decode(&encode(&event)), Ok(event));
+    }
+
+    #[test]
+    fn an_event_of_a_user_comes_back_as_it_was_written(event in user_event()) {
+        prop_assert_eq!(decoder().decode(&encode(&event)), Ok(event));
+    }
+
+    #[test]
+    fn a_request_to_the_segments_comes_back_as_it_was_written(event in segment_event()) {
+        prop_assert_eq!(decoder().decode(&encode(&event)), Ok(event));
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_long_one_reads(
+        event in sale_event(),
+        changes in vec((any::<Index>(), any::<u8>()), 0..3),
+        cut in prop_oneof![2 => Just(0), 1 => 1..9_usize],
+    ) {
+        let mut datum = unframe(&encode(&event)).unwrap().1.to_vec();
+        for (index, byte) in &changes {
+            let index = index.index(datum.len());
+            datum[index] = *byte;
+        }
+        datum.truncate(datum.len().saturating_sub(cut));
+        let is_whole = changes.is_empty() && cut == 0;
+        let long = GenericDatumReader::builder(SaleEvent::schema())
+            .human_readable(false)
+            .build()
+            .unwrap();
+        let mut rest = &datum[..];
+        match SaleEvent::read(Datum::new(&datum)) {
+            None => prop_assert!(!is_whole),
+            Some(read) => {
+                prop_assert_eq!(long.read_deser::<SaleEvent>(&mut rest).unwrap(), read);
+                prop_assert!(rest.is_empty());
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,10 @@ use schemas::{
     json,
     orders::{Delivery, Item, OrderPlaced, Payment},
     sales::{Barrier, CheckoutRequested, Code, PurchaseRequested, SaleEvent, SaleId},
+    segments::{
+        MembershipChangeRequested, SegmentCreateRequested, SegmentDeleteRequested, SegmentEvent,
+    },
+    users::{UserEvent, UserProfileSet, UserRemoved},
 };
 use std::sync::LazyLock;
 
@@ -22,6 +26,50 @@ pub(crate) const OTHER: u32 = 8;
 
 pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![1 => Just(String::new()), 4 => "(?s).{0,24}"]
+}
+
+pub(crate) fn user_event() -> impl Strategy<Value = UserEvent> {
+    let set = (text(), text(), text()).prop_map(|(user_id, deeplink, promo_message)| {
+        UserEvent::UserProfileSet(UserProfileSet {
+            user_id,
+            deeplink,
+            promo_message,
+        })
+    });
+    let removed = text().prop_map(|user_id| UserEvent::UserRemoved(UserRemoved { user_id }));
+    prop_oneof![set, removed]
+}
+
+pub(crate) fn segment_event() -> impl Strategy<Value = SegmentEvent> {
+    let one = || (text(), any::<i64>(), text());
+    let create = one().prop_map(|(slug, requested_at, key)| {
+        SegmentEvent::SegmentCreateRequested(SegmentCreateRequested {
+            slug,
+            requested_at,
+            key,
+        })
+    });
+    let delete = one().prop_map(|(slug, requested_at, key)| {
+        SegmentEvent::SegmentDeleteRequested(SegmentDeleteRequested {
+            slug,
+            requested_at,
+            key,
+        })
+    });
+    let lists = (vec(text(), 0..5), vec(text(), 0..5));
+    let change = (any::<i64>(), lists, any::<Option<i64>>(), one()).prop_map(
+        |(user_id, (add, del), ttl_ms, (_, requested_at, key))| {
+            SegmentEvent::MembershipChangeRequested(MembershipChangeRequested {
+                user_id,
+                add,
+                del,
+                ttl_ms,
+                requested_at,
+                key,
+            })
+        },
+    );
+    prop_oneof![create, delete, change]
 }
 
 pub(crate) fn delivery() -> impl Strategy<Value = Delivery> {

@@ -113,7 +113,7 @@ async fn ask(postgres: &mut PgConnection, prefix: &str) -> Result<Answers, SqlEr
         answers.projections.push((projection, live, dead));
     }
     answers.next_offsets = next_offsets(postgres).await?;
-    answers.met = Some(schema_ids::newest(postgres, IDS_MAX).await?);
+    answers.met = Some(schema_ids::newest(postgres, None, IDS_MAX).await?);
     Ok(answers)
 }
 

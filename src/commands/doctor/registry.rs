@@ -2,14 +2,10 @@
 
 use anyhow::Result;
 use projections::schema_ids::Met;
-use schemas::{
-    codec,
-    registry::{Registry, RegistryError},
-    topics::{TOPICS, Topic, subject},
-};
+use schemas::{codec, registry::Registry};
 
 use super::{Report, timed};
-use crate::output;
+use crate::commands::schemas::check_registered;
 
 /// Whether it answers.
 pub(super) async fn check(registry: &Registry, prefix: &str, report: &mut Report) -> Result<bool> {
@@ -28,16 +24,7 @@ pub(super) async fn check(registry: &Registry, prefix: &str, report: &mut Report
             }
         }
     }
-    for topic in TOPICS {
-        let subject = subject(&topic.full_name(prefix));
-        let check = format!("schema {subject}");
-        match judge(registry, topic, &subject).await {
-            Ok(Judged::Good(found)) => report.ok(check, found)?,
-            Ok(Judged::Doubtful(found)) => report.warning(check, found)?,
-            Ok(Judged::Bad(found)) => report.failed(check, found)?,
-            Err(error) => report.failed(check, error)?,
-        }
-    }
+    check_registered(registry, prefix, report).await?;
     Ok(true)
 }
 
@@ -67,54 +54,4 @@ pub(super) async fn check_ids(registry: &Registry, met: &[Met], report: &mut Rep
         CHECK,
         format_args!("{} met so far, with the meaning that they had", met.len()),
     )
-}
-
-enum Judged {
-    Good(String),
-    Doubtful(String),
-    Bad(String),
-}
-
-/// Whether this build can read every version of a schema, has its own among them, and is safe from worse to come.
-async fn judge(registry: &Registry, topic: &Topic, subject: &str) -> Result<Judged, RegistryError> {
-    let mut own = None;
-    let versions = registry.versions(subject).await?;
-    if versions.is_empty() {
-        return Ok(Judged::Bad(
-            "nothing is registered: run `millrace topics apply`".to_owned(),
-        ));
-    }
-    for &version in &versions {
-        let (id, text) = registry.version(subject, version).await?;
-        if registry.schema(id).await?.is_none() {
-            return Ok(Judged::Bad(format!(
-                "version {version} has id {id}, and the registry does not know that id: it has lost data; restore it"
-            )));
-        }
-        match codec::is_own(topic, &text) {
-            Ok(is_own) => own = own.or_else(|| is_own.then_some((version, id))),
-            Err(why) => {
-                return Ok(Judged::Bad(format!(
-                    "version {version}, id {id}, cannot be read by this build ({why}): deploy the build that registered it"
-                )));
-            }
-        }
-    }
-    let wanted = topic.compatibility.as_str();
-    let demanded = registry.demanded(subject).await?;
-    let demanded = demanded.as_deref().unwrap_or("not set");
-    if demanded != wanted {
-        return Ok(Judged::Bad(format!(
-            "compatibility is {demanded}, should be {wanted}, or a version may come that breaks readers: run `millrace topics apply`"
-        )));
-    }
-    let count = output::count(versions.len() as u64, "version");
-    Ok(match own {
-        Some((version, id)) => Judged::Good(format!(
-            "{count}, all of them readable; this build writes version {version}, id {id}; {wanted}"
-        )),
-        None => Judged::Doubtful(format!(
-            "{count}, and this build's is not among them: it registers it when it first writes, or `millrace topics apply` does"
-        )),
-    })
 }

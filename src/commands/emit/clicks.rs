@@ -12,6 +12,7 @@ pub(super) async fn emit(connection: &Connection, args: &EmitClick) -> Result<()
         one: "click",
         total: args.count,
         look: None,
+        skipped: None,
     };
     if args.manner.dry_run {
         return told.would_be_sent(args.manner);

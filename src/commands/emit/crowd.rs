@@ -47,7 +47,7 @@ pub(super) async fn come(connection: &Connection, args: &EmitSale) -> Result<()>
     let barrier = Stamp::now(rules_seen);
     let appended = writer.append(&barrier.barrier(), &origin).await;
     appended.context("nobody has come: try again")?;
-    follower.has_passed(barrier.nonce).await?;
+    let rules_seen = follower.has_passed(barrier.nonce, rules_seen).await?;
 
     let crowd = crowd(args.items.unwrap_or(items));
     let wishes = crowd.wishes(clock::generator(args.seed));

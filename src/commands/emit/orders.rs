@@ -32,6 +32,7 @@ pub(super) async fn emit(connection: &Connection, args: &EmitOrder) -> Result<()
             [order] => Some(format!("GET /order?uid={}", query_value(&order.order_uid))),
             _ => None,
         },
+        skipped: None,
     };
     if args.manner.dry_run {
         if args.sample.is_none() {

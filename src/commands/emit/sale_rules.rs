@@ -57,7 +57,8 @@ pub(super) async fn set(connection: &Connection, args: &EmitSaleRules) -> Result
 async fn time_of_the_log(connection: &Connection) -> Result<Option<i64>> {
     let mut window = super::window(connection, CancellationToken::new())?;
     let reading = spawn_blocking(move || {
-        let ledger = window.ledger_at(window.end()?)?;
+        let end = window.end()?;
+        let ledger = window.ledger_at(end)?;
         anyhow::Ok(ledger.sales.last_ms())
     });
     reading.await?

@@ -83,7 +83,7 @@ async fn ask(connection: &Connection, asked: Asked, asking: Asking) -> Result<()
 
 /// The own record, and what became of it.
 #[derive(Debug, Clone, Copy)]
-struct Settled {
+struct OwnRecord {
     offset: i64,
     timestamp_ms: i64,
     passed: Passed,
@@ -96,7 +96,7 @@ fn settle(
     mut ledger: Ledger,
     nonce: i64,
     offset: Option<i64>,
-) -> Result<Settled> {
+) -> Result<OwnRecord> {
     let until = match offset {
         Some(offset) => offset + 1,
         None => window.end()?,
@@ -104,7 +104,7 @@ fn settle(
     let mut own = None;
     window.go_on(&mut ledger, until, |record, passed| {
         if record.event.nonce() == nonce {
-            own.get_or_insert(Settled {
+            own.get_or_insert(OwnRecord {
                 offset: record.offset,
                 timestamp_ms: record.timestamp_ms,
                 passed,

@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use super::{
-    reference::{self, Rules},
-    world,
+use super::world;
+use crate::{
+    reference::sales::events,
+    world::{World, eventually},
 };
-use crate::world::{World, eventually};
 
 #[tokio::test]
 async fn a_crowd_buys_no_more_than_there_is_and_its_summary_is_what_the_log_says() {
@@ -15,17 +15,12 @@ async fn a_crowd_buys_no_more_than_there_is_and_its_summary_is_what_the_log_says
     let summary = world
         .emit_well("sale --users 200 --each 3 --rate 400 --buy-percent 70 --seed 7")
         .await;
-    let wanted = reference::verdicts(
-        &world,
-        Rules {
-            items: 50,
-            limit: 2,
-            reservation_ms: 60_000,
-        },
-    )
-    .await;
+    let history = world.sale_history().await;
+    let wanted = history.requests();
     let count = |verdict: &str| {
-        let such = wanted.iter().filter(|wanted| wanted.verdict == verdict);
+        let such = wanted
+            .iter()
+            .filter(|wanted| wanted.verdict.word() == verdict);
         such.count()
     };
     assert_eq!(summary["requests"], wanted.len());
@@ -65,7 +60,7 @@ async fn the_same_seed_makes_the_same_crowd() {
     let world = world("seed").await;
     let asked_for = async || {
         let records = world.read_topic("sales").await;
-        let events = reference::events(&world, &records).await;
+        let events = events(&world, &records).await;
         let checkouts = events.into_iter().filter(|event| event["item_id"].is_i64());
         let asked = checkouts.map(|event| (event["user_id"].clone(), event["item_id"].clone()));
         asked.collect::<Vec<_>>()
@@ -120,7 +115,7 @@ async fn a_crowd_has_seen_the_rules_that_are_set_while_it_comes() {
     world.emit_well("sale-rules --items 5").await;
     eventually("requests have seen the rules", async || {
         let records = world.read_topic("sales").await;
-        let newest = reference::events(&world, &records[records.len() - 1..]).await;
+        let newest = events(&world, &records[records.len() - 1..]).await;
         (newest[0]["rules_seen"] == 1).then_some(())
     })
     .await;

@@ -13,13 +13,16 @@ use std::{
 use rand::{RngExt, rngs::StdRng};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{PAUSE, RECOVERY};
+use super::{PAUSE, RECOVERY, tell};
 use crate::{
     samples::order,
-    world::{Process, Raw, World, eventually_within},
+    world::{Process, Raw, World, eventually_within, log::Appender},
 };
 
 /// How much a [`Feed`] writes.
@@ -29,33 +32,42 @@ pub struct Flow {
     clicks: usize,
     /// Orders of a round.
     orders: usize,
+    /// Events of users of a round.
+    users: usize,
+    /// From one round to the next, if it does not take longer.
+    every: Duration,
     /// No more records are written while so many are not applied.
     ahead_max: i64,
 }
 
-/// As much as is folded.
+/// About as much as is folded at most.
 pub const FLOOD: Flow = Flow {
     clicks: 1_500,
     orders: 150,
+    users: 150,
+    every: Duration::from_millis(100),
     ahead_max: 15_000,
 };
-/// So that there is always something to fold, and little work.
+/// So that there is always something to fold, and little work; and the others go on for as long as a fold is held.
 pub const TRICKLE: Flow = Flow {
     clicks: 160,
     orders: 64,
-    ahead_max: 1_000,
+    users: 16,
+    every: Duration::from_millis(500),
+    ahead_max: 4_000,
 };
 
 /// The longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
-/// Appends clicks and orders, among the latter repetitions and contradictions.
+/// Appends clicks, orders, among them repetitions and contradictions, and users who come and go.
 pub struct Feed<'w> {
     world: &'w World,
     random: StdRng,
     flow: Flow,
     /// Of a hundred records, how many are junk.
     junk: u32,
+    appender: Appender,
     appended: Cell<i64>,
     stop: CancellationToken,
 }
@@ -73,6 +85,7 @@ impl<'w> Feed<'w> {
             random,
             flow,
             junk,
+            appender: world.appender(),
             appended: Cell::new(0),
             stop: CancellationToken::new(),
         }
@@ -87,7 +100,12 @@ impl<'w> Feed<'w> {
     pub async fn run(mut self) {
         let clicks = self.world.writer("clicks").await;
         let orders = self.world.writer("orders").await;
+        let users = self.world.writer("users").await;
+        let (set, removed) = (users.of("UserProfileSet"), users.of("UserRemoved"));
+        let mut rounds = interval(self.flow.every);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stop.is_cancelled() {
+            rounds.tick().await;
             let records = (0..self.flow.clicks).map(|_| {
                 let partition = self.random.random_range(0..8);
                 if self.is_junk() {
@@ -113,6 +131,23 @@ impl<'w> Feed<'w> {
             });
             let records: Vec<_> = records.collect();
             self.append("orders", records).await;
+            let records = (0..self.flow.users).map(|_| {
+                let id = format!("user-{}", self.random.random_range(0..500));
+                if self.is_junk() {
+                    return self.make_junk().key(id);
+                }
+                let value = match self.random.random_range(0..4) {
+                    0 => removed.value(&json!({ "user_id": id })),
+                    number => set.value(&json!({
+                        "user_id": id,
+                        "deeplink": number.to_string(),
+                        "promo_message": self.random.random::<u32>().to_string(),
+                    })),
+                };
+                Raw::value(value).key(id)
+            });
+            let records: Vec<_> = records.collect();
+            self.append("users", records).await;
             self.not_too_far_ahead().await;
         }
     }
@@ -131,7 +166,7 @@ impl<'w> Feed<'w> {
     }
 
     async fn append(&self, topic: &str, records: Vec<Raw>) {
-        let records = self.world.append_all(topic, records).await;
+        let records = self.appender.append_all(topic, records).await;
         self.appended
             .set(self.appended.get() + i64::try_from(records.len()).unwrap());
     }
@@ -298,8 +333,14 @@ async fn fate(request: RequestBuilder) -> Fate {
 impl Process {
     /// Waits until it is ready after what was done to its servers.
     pub async fn ready_again(&self) {
+        let mut said = String::new();
         eventually_within(RECOVERY, "it is ready again", async || {
-            (self.get("/readyz").await.status == 200).then_some(())
+            let answer = self.get("/readyz").await;
+            if answer.body != said {
+                tell(&format!("/readyz: {}", answer.body));
+                said = answer.body;
+            }
+            (answer.status == 200).then_some(())
         })
         .await;
     }

@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     proxy::{Proxy, Rules, Verdict, Way},
+    users::of,
     world::{World, eventually},
 };
 
@@ -73,8 +74,11 @@ async fn a_postgres_that_falls_silent_under_queries_keeps_no_connection_from_its
     }
     silence.fall();
     assert_eq!(ask().await, 503);
+    let user = api.get(&of("silent")).await;
+    user.must_refuse(500, "internal error");
     eventually("its successor answers", async || {
         (ask().await == 404).then_some(())
     })
     .await;
+    api.get(&of("silent")).await.must_refuse(404, "not found");
 }

@@ -6,7 +6,7 @@ use super::{address, address_of, place};
 use crate::{
     browser::Browser,
     samples::{model, with},
-    world::{Process, World},
+    world::{Process, Raw, World, eventually},
 };
 
 /// A narrow telephone, the least width at which items are a table, and a laptop, in pixels.
@@ -54,15 +54,27 @@ async fn pages(run: &Process) -> Vec<(&'static str, String)> {
         ("unknown", of(&"M".repeat(100))),
         ("impossible", of(&"x".repeat(3_000))),
         ("sale", address(run, "/sale")),
+        ("log", address(run, "/log")),
     ]
 }
 
 #[tokio::test]
 async fn nothing_is_wider_than_the_screen() {
     let world = World::new("narrow").await;
-    let run = world.start(["run"]).await;
+    let mut process = world.start(["process"]).await;
+    let run = world.start(["api"]).await;
     let mut browser = Browser::open().await;
     let pages = pages(&run).await;
+    world.caught_up("orders").await;
+    // What is behind takes room, too.
+    process.terminate().await;
+    let junk = Raw::value("junk").into_partition(0);
+    world.append_all("clicks", vec![junk; 12_345]).await;
+    eventually("the page shows it", async || {
+        let page = run.get("/log").await.body;
+        page.contains("12,345 records, ").then_some(())
+    })
+    .await;
     for width in WIDTHS {
         browser.resize(width, 740).await;
         for (name, page) in &pages {

@@ -370,7 +370,14 @@ async fn the_page_can_be_used_by_keyboard_and_by_ear() {
     assert_eq!(browser.value("document.documentElement.lang").await, "en");
     assert_eq!(browser.value("uid.labels[0].innerText").await, "Order uid");
     let focused = "(e => e.id || e.innerText)(document.activeElement)";
-    for expected in ["Skip to the content", "Millrace", "Orders", "Sale", "uid"] {
+    for expected in [
+        "Skip to the content",
+        "Millrace",
+        "Orders",
+        "Sale",
+        "Log",
+        "uid",
+    ] {
         browser.press(Key::Tab).await;
         assert_eq!(browser.value(focused).await, expected);
         let outline = "getComputedStyle(document.activeElement).outlineStyle";

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -91,5 +91,37 @@ impl Rules for Writes {
             }
         }
         Verdict::Pass
+    }
+}
+
+/// The key of Fetch requests.
+const FETCH: [u8; 2] = 1_i16.to_be_bytes();
+
+/// Lets readers hear nothing any more: the broker answers everything but requests for records, and those never.
+#[derive(Default)]
+pub struct Reads {
+    is_silent: AtomicBool,
+}
+
+impl Reads {
+    /// From now on nobody is given records.
+    pub fn fall_silent(&self) {
+        self.is_silent.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Rules for Reads {
+    type Talk = ();
+
+    fn message_len(&self, (): &(), _: Way, bytes: &[u8]) -> Option<usize> {
+        len_at(bytes, 0).map(|len| len + 4)
+    }
+
+    async fn judge(&self, (): &(), way: Way, message: &[u8]) -> Verdict {
+        let asks = way == Way::Up && message[4..6] == FETCH;
+        match asks && self.is_silent.load(Ordering::Relaxed) {
+            true => Verdict::Swallow,
+            false => Verdict::Pass,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::{oneshot, watch};
@@ -13,12 +13,13 @@ use super::{Rules, Verdict, Way, len_at, number_at};
 const VERSION_3_0: i32 = 196_608;
 const BEGIN: &str = "BEGIN";
 const COMMIT: &str = "COMMIT";
+const ROLLBACK: &str = "ROLLBACK";
 
 /// Where in a transaction it is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Before the n-th of its statements, `BEGIN` being the first: all before it are answered.
-    Before(usize),
+    /// Before this statement, which may be `BEGIN` or `COMMIT`: all before it are answered.
+    Before(Arc<str>),
     /// After `COMMIT` was sent: its answer is kept back.
     CommitUnanswered,
 }
@@ -27,7 +28,7 @@ pub enum Place {
 #[derive(Default)]
 pub struct Transactions {
     wanted: Mutex<Vec<Wanted>>,
-    longest: Mutex<HashMap<String, Vec<String>>>,
+    longest: Mutex<HashMap<String, Vec<Arc<str>>>>,
 }
 
 struct Wanted {
@@ -38,8 +39,6 @@ struct Wanted {
 
 /// A transaction that is held, its connection mute in both directions. Dropped, it goes on.
 pub struct Held {
-    /// The statement that it is held before, or `COMMIT`.
-    pub statement: String,
     fate: oneshot::Sender<Verdict>,
     has_spoken: watch::Receiver<bool>,
 }
@@ -76,18 +75,20 @@ impl Transactions {
         held.await.expect("the proxy outlives those who wait")
     }
 
-    /// The statements of the longest transaction of this application so far.
-    pub fn longest(&self, application: &str) -> Vec<String> {
+    /// Each place in the longest transaction that this application has committed so far.
+    pub fn places(&self, application: &str) -> Vec<Place> {
         let longest = locked(&self.longest);
-        longest.get(application).cloned().unwrap_or_default()
+        let statements = longest.get(application).into_iter().flatten();
+        let before = statements.map(|statement| Place::Before(Arc::clone(statement)));
+        before.chain([Place::CommitUnanswered]).collect()
     }
 
     /// Whoever waits for a transaction to come here.
-    fn take(&self, told: &Told, place: Place) -> Option<Wanted> {
+    fn take(&self, told: &Told, place: &Place) -> Option<Wanted> {
         let mut wanted = locked(&self.wanted);
         let is_it = |wanted: &Wanted| {
             wanted.application == told.application
-                && wanted.place == place
+                && wanted.place == *place
                 && !wanted.caught.is_closed()
         };
         let at = wanted.iter().position(is_it)?;
@@ -103,24 +104,30 @@ impl Transactions {
     }
 
     /// Takes note of a message, and gives who wants the transaction held at it.
-    fn note(&self, talk: &Talk, message: &[u8]) -> Option<(Wanted, String)> {
+    fn note(&self, talk: &Talk, message: &[u8]) -> Option<Wanted> {
         let mut told = locked(&talk.told);
         if !told.has_begun {
             told.begin(message);
             return None;
         }
         let statement = told.executes(message)?;
-        if statement == BEGIN {
+        if &*statement == BEGIN {
+            told.transaction.clear();
+        } else if told.transaction.is_empty() {
+            return None; // outside of any transaction
+        }
+        told.transaction.push(Arc::clone(&statement));
+        let is_commit = &*statement == COMMIT;
+        let ends = is_commit || &*statement == ROLLBACK;
+        let mut wanted = self.take(&told, &Place::Before(statement));
+        if is_commit {
+            self.remember(&told);
+            wanted = wanted.or_else(|| self.take(&told, &Place::CommitUnanswered));
+        }
+        if ends {
             told.transaction.clear();
         }
-        told.transaction.push(statement.clone());
-        let place = Place::Before(told.transaction.len());
-        let mut wanted = self.take(&told, place);
-        if statement == COMMIT {
-            self.remember(&told);
-            wanted = wanted.or_else(|| self.take(&told, Place::CommitUnanswered));
-        }
-        Some((wanted?, statement))
+        wanted
     }
 }
 
@@ -151,9 +158,9 @@ struct Told {
     has_begun: bool,
     application: String,
     /// Prepared statements by their names.
-    prepared: HashMap<String, String>,
-    /// The statements of the transaction so far.
-    transaction: Vec<String>,
+    prepared: HashMap<String, Arc<str>>,
+    /// The statements of the transaction so far; none outside of one.
+    transaction: Vec<Arc<str>>,
 }
 
 impl Told {
@@ -172,13 +179,13 @@ impl Told {
     }
 
     /// The statement that a message begins to execute, if it does.
-    fn executes(&mut self, message: &[u8]) -> Option<String> {
+    fn executes(&mut self, message: &[u8]) -> Option<Arc<str>> {
         let mut words = message[5..].split(|byte| *byte == 0).map(text);
         match message[0] {
-            b'Q' => words.next(),
+            b'Q' => words.next().map(Arc::from),
             b'P' => {
                 let (name, sql) = (words.next()?, words.next()?);
-                self.prepared.insert(name, sql);
+                self.prepared.insert(name, Arc::from(sql));
                 None
             }
             // A bind: portal, then statement.
@@ -210,14 +217,13 @@ impl Rules for Transactions {
 
 impl Transactions {
     async fn judge_request(&self, talk: &Talk, message: &[u8]) -> Verdict {
-        let Some((wanted, statement)) = self.note(talk, message) else {
+        let Some(wanted) = self.note(talk, message) else {
             return Verdict::Pass;
         };
         talk.has_spoken.send_replace(false);
         talk.is_mute.send_replace(true);
         let (fate, decided) = oneshot::channel();
         let held = Held {
-            statement,
             fate,
             has_spoken: talk.has_spoken.subscribe(),
         };

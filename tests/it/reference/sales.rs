@@ -4,6 +4,7 @@
 mod answers;
 mod fold;
 mod order;
+mod tables;
 mod tests;
 mod totals;
 
@@ -11,10 +12,10 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-pub use self::answers::Answer;
 use self::fold::Fold;
+pub use self::{answers::Answer, fold::code, tables::QUERIES};
 use super::YEAR_10000_MS;
-use crate::world::{World, avro::Reader};
+use crate::world::{World, avro::Reader, log};
 
 const SALES: &str = include_str!("../../../schemas/avro/sales.avsc");
 const SALE_RULES: &str = include_str!("../../../schemas/avro/sale-rules.avsc");
@@ -76,10 +77,19 @@ pub struct Asked {
 
 /// A record, and what was said to it.
 #[derive(Debug, Clone)]
-struct Judged {
-    offset: i64,
-    request: Option<Request>,
-    verdict: Verdict,
+pub struct Judged {
+    /// The offset.
+    pub offset: i64,
+    /// None for what is no request.
+    pub request: Option<Request>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The start of the sale in which it was decided, if it was.
+    pub sale: Option<i64>,
+    /// Time of the log when it was decided; else its own.
+    pub at_ms: i64,
+    /// Whether the verdict was given before, to the same key.
+    pub is_replayed: bool,
 }
 
 /// The rules of an hour.
@@ -113,14 +123,31 @@ pub struct Record {
 impl World {
     /// Reads and judges the log of the sale as it is now.
     pub async fn sale_history(&self) -> History {
+        self.sale_history_showing(|_, _| ()).await
+    }
+
+    /// The same; `show` is shown each record, and why it is no event if it is none.
+    async fn sale_history_showing(
+        &self,
+        mut show: impl FnMut(&log::Record, Option<&'static str>),
+    ) -> History {
         let mut reader = Reader::new(self, "sales", SALES);
         let mut records = Vec::new();
         for record in self.read_topic("sales").await {
             let event = reader.read(record.value.as_deref()).await;
+            let (asked, fault) = match &event {
+                Err(reason) => (None, Some(*reason)),
+                Ok(event) if is_barrier(event) => (None, None),
+                Ok(event) => match asked(event) {
+                    None => (None, Some("invalid")),
+                    valid => (valid, None),
+                },
+            };
+            show(&record, fault);
             records.push(Record {
                 offset: record.offset,
                 timestamp_ms: record.timestamp_ms,
-                asked: event.ok().and_then(|event| asked(&event)),
+                asked,
             });
         }
         // After the sales: what their appenders had seen is there.
@@ -139,14 +166,7 @@ impl History {
     /// Judges records, given in their order, by rules and their offsets.
     pub fn of(records: Vec<Record>, rules: Vec<(i64, Rules)>) -> Self {
         let mut fold = Fold::new(&rules);
-        let judged = records
-            .iter()
-            .map(|record| Judged {
-                offset: record.offset,
-                request: record.asked.as_ref().map(|asked| asked.request.clone()),
-                verdict: fold.judge(record),
-            })
-            .collect();
+        let judged = records.iter().map(|record| fold.judge(record)).collect();
         let rules_of_sales = fold.rules_of_sales();
         Self {
             records,
@@ -161,12 +181,53 @@ impl History {
         self.judged(offset).map(|judged| &judged.verdict)
     }
 
+    /// The requests, in their order.
+    pub fn requests(&self) -> Vec<&Judged> {
+        let judged = self.judged.iter();
+        judged.filter(|judged| judged.request.is_some()).collect()
+    }
+
     fn judged(&self, offset: i64) -> Option<&Judged> {
         let index = self
             .judged
             .binary_search_by_key(&offset, |judged| judged.offset);
         index.ok().map(|index| &self.judged[index])
     }
+}
+
+impl Verdict {
+    /// The word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Void => "void",
+            Self::Reserved { .. } => "reserved",
+            Self::Purchased { .. } => "purchased",
+            Self::Refused(reason) => reason,
+        }
+    }
+
+    /// The code of a reservation.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Reserved { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+}
+
+/// The events of records of the log of the sale, in their order.
+pub async fn events(world: &World, records: &[log::Record]) -> Vec<Value> {
+    let mut reader = Reader::new(world, "sales", SALES);
+    let mut events = Vec::new();
+    for record in records {
+        events.push(reader.read(record.value.as_deref()).await.unwrap());
+    }
+    events
+}
+
+fn is_barrier(event: &Value) -> bool {
+    event["requested_at"].is_null()
 }
 
 /// The request of an event; none of a barrier, and of what no valid request says.

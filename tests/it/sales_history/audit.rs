@@ -69,3 +69,26 @@ async fn the_audit_says_what_is_missing() {
     assert_eq!(behind.status, 1, "{behind:?}");
     assert!(behind.stderr.contains("millrace lag"), "{behind:?}");
 }
+
+#[tokio::test]
+async fn the_audit_says_that_the_tables_are_of_another_log() {
+    let world = World::new("auditlog").await;
+    let mut process = world.start(FOLDS).await;
+    let shop = Shop::with(&world, [5, 2, 60, 3_600]).await;
+    let sale = shop.sell(7, 1).await.sale;
+    world.caught_up("sales").await;
+    process.terminate().await;
+    // As if the topic had been deleted and made anew, with the same records.
+    world
+        .execute("UPDATE millrace.generations SET topic_id = 'another' WHERE projection = 'sales'")
+        .await;
+    let refused = world.millrace(&["audit", "sale", &name(sale)], "").await;
+    refused.failed(
+        1,
+        &[
+            "the tables of sales are of another log",
+            "was deleted and made anew",
+            "replay --new-log sales",
+        ],
+    );
+}

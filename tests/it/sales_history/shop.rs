@@ -4,7 +4,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
-    reference::sale_tables::code,
+    reference::sales::code,
     world::{Raw, World, avro::Writer},
 };
 

@@ -9,7 +9,7 @@ use apache_avro::{
 };
 use serde_json::{Value, json};
 
-use super::{FIRST_ANSWER, World};
+use super::{FIRST_ANSWER, PATIENCE, World, eventually};
 
 /// Writes record values with one schema.
 pub struct Writer {
@@ -83,7 +83,7 @@ impl World {
             .http
             .post(url)
             .json(&json!({ "schema": schema.to_string() }));
-        let response = request.timeout(FIRST_ANSWER).send().await.unwrap();
+        let response = request.timeout(PATIENCE).send().await.unwrap();
         let status = response.status();
         let answer: Value = response.json().await.unwrap();
         assert!(
@@ -97,16 +97,17 @@ impl World {
         }
     }
 
-    /// What the registry answers; none to 404.
+    /// What the registry answers; none to 404. On a busy machine it may not have the time at first.
     async fn ask_registry(&self, path: &str) -> Option<Value> {
         let url = format!("{}{path}", self.servers.registry_url);
-        let response = self
-            .http
-            .get(url)
-            .timeout(FIRST_ANSWER)
-            .send()
-            .await
-            .unwrap();
+        let response = eventually("the registry answers", async || {
+            let asked = self.http.get(&url).timeout(FIRST_ANSWER).send().await;
+            match asked {
+                Err(error) if error.is_timeout() => None,
+                settled => Some(settled.unwrap()),
+            }
+        })
+        .await;
         if response.status() == 404 {
             return None;
         }

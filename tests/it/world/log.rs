@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use rdkafka::{
 };
 use tokio::task::spawn_blocking;
 
-use super::{PATIENCE, World};
+use super::{PATIENCE, World, eventually};
 
 /// Larger than what the broker takes by default.
 const MESSAGE_BYTES_MAX: &str = "4000000";
@@ -79,7 +79,34 @@ impl Raw {
     }
 }
 
+/// A foreign producer that goes on, for who appends again and again: to make one takes many times as long as to append.
+pub struct Appender {
+    producer: Arc<BaseProducer<Deliveries>>,
+    prefix: String,
+}
+
+impl Appender {
+    /// As [`World::append_all`]; one after the other.
+    pub async fn append_all(&self, topic: &str, records: Vec<Raw>) -> Vec<(i32, i64)> {
+        let (producer, topic) = (
+            Arc::clone(&self.producer),
+            format!("{}{topic}", self.prefix),
+        );
+        spawn_blocking(move || deliver(&producer, &topic, &records))
+            .await
+            .unwrap()
+    }
+}
+
 impl World {
+    /// A producer to the topics of this world.
+    pub fn appender(&self) -> Appender {
+        Appender {
+            producer: Arc::new(producer(&self.servers.brokers, &[])),
+            prefix: self.prefix.clone(),
+        }
+    }
+
     /// Appends one record, and gives its partition and offset.
     pub async fn append_raw(&self, topic: &str, raw: Raw) -> (i32, i64) {
         self.append_all(topic, vec![raw]).await[0]
@@ -89,9 +116,38 @@ impl World {
     pub async fn append_all(&self, topic: &str, records: Vec<Raw>) -> Vec<(i32, i64)> {
         let topic = self.topic(topic);
         let brokers = self.servers.brokers.clone();
-        spawn_blocking(move || append_all(&brokers, &topic, &records))
+        // To make and to end a producer blocks, too.
+        spawn_blocking(move || deliver(&producer(&brokers, &[]), &topic, &records))
             .await
             .unwrap()
+    }
+
+    /// Appends records in one transaction, as a foreign producer may, and commits or aborts it: either leaves a marker
+    /// behind the records in each of their partitions.
+    pub async fn append_in_transaction(&self, topic: &str, records: Vec<Raw>, commits: bool) {
+        let name = self.topic(topic);
+        let brokers = self.servers.brokers.clone();
+        let append = move || {
+            let producer = producer(&brokers, &[("transactional.id", &name)]);
+            producer.init_transactions(PATIENCE).unwrap();
+            producer.begin_transaction().unwrap();
+            let places = deliver(&producer, &name, &records);
+            match commits {
+                true => producer.commit_transaction(PATIENCE).unwrap(),
+                false => producer.abort_transaction(PATIENCE).unwrap(),
+            }
+            places
+        };
+        let places = spawn_blocking(append).await.unwrap();
+        // The broker answers before all markers are there.
+        eventually("the markers are there", async || {
+            let ends = self.ends(topic).await;
+            let has_marker = |(partition, offset): &(i32, i64)| {
+                ends[usize::try_from(*partition).unwrap()] > offset + 1
+            };
+            places.iter().all(has_marker).then_some(())
+        })
+        .await;
     }
 
     /// Everything on a topic, by partition and offset.
@@ -132,16 +188,22 @@ impl ProducerContext for Deliveries {
     }
 }
 
-fn append_all(brokers: &str, topic: &str, records: &[Raw]) -> Vec<(i32, i64)> {
-    let producer: BaseProducer<Deliveries> = ClientConfig::new()
+fn producer(brokers: &str, settings: &[(&str, &str)]) -> BaseProducer<Deliveries> {
+    let mut config = ClientConfig::new();
+    config
         .set("bootstrap.servers", brokers)
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random")
         .set("message.max.bytes", MESSAGE_BYTES_MAX)
-        .set("linger.ms", "5")
-        .create_with_context(Deliveries::default())
-        .unwrap();
+        .set("linger.ms", "5");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    config.create_with_context(Deliveries::default()).unwrap()
+}
+
+fn deliver(producer: &BaseProducer<Deliveries>, topic: &str, records: &[Raw]) -> Vec<(i32, i64)> {
     for (index, raw) in records.iter().enumerate() {
         let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, Box::new(index));
         record.partition = raw.partition;
@@ -155,8 +217,9 @@ fn append_all(brokers: &str, topic: &str, records: &[Raw]) -> Vec<(i32, i64)> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         producer.poll(Duration::from_millis(10));
-        let delivered = producer.context().0.lock().unwrap();
+        let mut delivered = producer.context().0.lock().unwrap();
         if delivered.len() == records.len() {
+            let delivered = std::mem::take(&mut *delivered);
             return (0..records.len()).map(|index| delivered[&index]).collect();
         }
         assert!(
@@ -247,6 +310,10 @@ fn read_all(brokers: &str, topic: &str) -> Vec<Record> {
             "{left} records of {topic} could not be read"
         );
         let Some(message) = consumer.poll(Duration::from_millis(100)) else {
+            // What is left may be markers of transactions, and what was aborted.
+            if has_reached(&consumer, topic, &ends) {
+                break;
+            }
             continue;
         };
         let message = message.unwrap();
@@ -257,6 +324,14 @@ fn read_all(brokers: &str, topic: &str) -> Vec<Record> {
     }
     records.sort_by_key(|record| (record.partition, record.offset));
     records
+}
+
+fn has_reached(consumer: &BaseConsumer, topic: &str, ends: &[i64]) -> bool {
+    let positions = consumer.position().unwrap();
+    (0..).zip(ends).all(|(partition, end)| {
+        let position = positions.find_partition(topic, partition);
+        *end == 0 || position.is_some_and(|p| p.offset().to_raw() >= Some(*end))
+    })
 }
 
 fn record(message: &impl Message) -> Record {

@@ -5,11 +5,13 @@ use std::{
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
+use processors::runtime;
 use serde_json::Value;
 
-use super::eventually;
+use super::{PATIENCE, eventually, eventually_within};
 
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_millrace");
@@ -28,13 +30,20 @@ pub struct Process {
     pub(super) http: reqwest::Client,
 }
 
+/// Names of settings that do not begin with ours.
+const OF_THE_MACHINE: [&str; 5] = [
+    "PORT",
+    "PG_MAX_CONNS",
+    "DATABASE_URL",
+    "CACHE_TTL_SECONDS",
+    "REQUEST_TIMEOUT_MS",
+];
+
 /// Settings of the machine are none of the test.
 pub fn forget_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if name.starts_with("MILLRACE_")
-            || ["PORT", "PG_MAX_CONNS", "DATABASE_URL"].contains(&&*name)
-        {
+        if name.starts_with("MILLRACE_") || OF_THE_MACHINE.contains(&&*name) {
             command.env_remove(name);
         }
     }
@@ -154,8 +163,14 @@ impl Process {
 
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
+        self.ended_within(PATIENCE).await
+    }
+
+    /// The same with another limit.
+    pub async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
         let what = format!("{} has ended", self.what);
-        let status = eventually(&what, async || self.child.try_wait().unwrap()).await;
+        let status = async || self.child.try_wait().unwrap();
+        let status = eventually_within(patience, &what, status).await;
         self.read_to_end();
         status
     }
@@ -202,11 +217,11 @@ fn parts(args: &[&str]) -> Vec<String> {
         .iter()
         .position(|arg| *arg == "--only")
         .and_then(|at| args.get(at + 1));
-    let names = only.copied().unwrap_or("clicks,orders,sales,sale_attempts");
-    names
-        .split(',')
-        .map(|name| format!("fold {name}"))
-        .collect()
+    let names: Vec<_> = match only {
+        Some(names) => names.split(',').collect(),
+        None => runtime::names().collect(),
+    };
+    names.iter().map(|name| format!("fold {name}")).collect()
 }
 
 fn read_logs(stderr: ChildStderr, logs: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {

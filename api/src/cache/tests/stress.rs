@@ -56,7 +56,11 @@ impl Stress {
     fn new(bytes_max: u64) -> Self {
         let keys = 0..STRESS_KEYS;
         Self {
-            cache: Coherent::new(STRESS_PARTITIONS, bytes_max, CacheMetrics::default()),
+            cache: Coherent::new(
+                STRESS_PARTITIONS,
+                room_for(bytes_max),
+                CacheMetrics::default(),
+            ),
             rows: Mutex::new(Rows {
                 versions: keys.clone().map(|_| 0).collect(),
                 checkpoints: vec![0; index(STRESS_PARTITIONS)],

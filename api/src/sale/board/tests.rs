@@ -1,3 +1,5 @@
+use std::{collections::HashMap, sync::atomic::AtomicUsize, thread};
+
 use processors::{
     record::Record,
     sales::{Passed, RuleBook, Verdict as ByLog},
@@ -18,11 +20,14 @@ const RULES: SaleRulesSet = SaleRulesSet {
     sale_seconds: 10,
 };
 
-/// A ledger with its board, fed by one clock.
+/// A ledger with its board.
 struct Process {
     ledger: Ledger,
-    board: Board,
+    board: Arc<Board>,
+    /// The clock of the broker.
     now_ms: i64,
+    /// How far that of the process is ahead of it.
+    error_ms: i64,
     codes: Vec<Code>,
     asked: Vec<SaleEvent>,
 }
@@ -47,15 +52,23 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn moment(broker_ms: i64, error_ms: i64) -> Moment {
+    Moment {
+        wall_ms: broker_ms + error_ms,
+        elapsed_ms: broker_ms - START_MS,
+    }
+}
+
 impl Process {
     fn new() -> Self {
         let mut book = RuleBook::default();
         book.set(0, RULES);
         let ledger = Ledger::starting_at(0, book);
         Self {
-            board: Board::of(&ledger),
+            board: Arc::new(Board::of(&ledger)),
             ledger,
             now_ms: START_MS,
+            error_ms: 0,
             codes: Vec::new(),
             asked: Vec::new(),
         }
@@ -104,18 +117,24 @@ impl Process {
         Some(format!("k-{}", self.ledger.next_offset()))
     }
 
+    /// Folds what it has written itself.
     fn fold(&mut self, event: SaleEvent) -> ByLog {
+        self.board.note_clock(self.moment(), self.now_ms);
+        self.fold_stamped(event, self.now_ms)
+    }
+
+    fn fold_stamped(&mut self, event: SaleEvent, timestamp_ms: i64) -> ByLog {
         let record = Record {
             partition: 0,
             offset: self.ledger.next_offset(),
-            timestamp_ms: self.now_ms,
+            timestamp_ms,
             event,
         };
         let Ok(Some(Passed::Decided(decision))) = self.ledger.fold(&record) else {
             panic!("{record:?} counts");
         };
         self.board
-            .note(&record.event, &decision, self.now_ms, &self.ledger);
+            .note(&record.event, &decision, timestamp_ms, &self.ledger);
         if let ByLog::Reserved { code, .. } = decision.verdict {
             self.codes.push(code);
         }
@@ -123,8 +142,12 @@ impl Process {
         decision.verdict
     }
 
+    fn moment(&self) -> Moment {
+        moment(self.now_ms, self.error_ms)
+    }
+
     fn refusal(&self, user_id: i64, item_id: i32) -> Option<Refusal> {
-        let refused = self.board.refusal(user_id, item_id, self.now_ms);
+        let refused = self.board.refusal(user_id, item_id, self.moment());
         refused.map(|refused| refused.reason)
     }
 
@@ -132,8 +155,9 @@ impl Process {
     fn by_log(&self, user_id: i64, item_id: i32, later_ms: i64) -> ByLog {
         let mut other = Self {
             ledger: self.ledger.clone(),
-            board: Board::of(&self.ledger),
+            board: Arc::new(Board::of(&self.ledger)),
             now_ms: self.now_ms + later_ms,
+            error_ms: self.error_ms,
             codes: Vec::new(),
             asked: Vec::new(),
         };
@@ -145,9 +169,9 @@ proptest! {
     /// Whatever has happened, and however much of a second the way to the log takes.
     #[test]
     fn what_the_board_refuses_the_log_would_refuse_for_the_same_reason(
-        steps in vec(step(), 0..60), later_ms in 0_i64..1_000,
+        steps in vec(step(), 0..60), later_ms in 0_i64..1_000, error_ms in -30_000_i64..30_000,
     ) {
-        let mut process = Process::new();
+        let mut process = Process { error_ms, ..Process::new() };
         for step in &steps {
             process.take(step);
             for user in 0..4 {
@@ -211,9 +235,134 @@ fn after_a_second_without_a_request_that_counts_the_log_is_asked() {
     process.now_ms += 1;
     assert_eq!(process.refusal(3, 0), None);
     assert_eq!(process.by_log(3, 0, 0).name(), "sold_out");
-    // A clock that is behind the broker's is no better than one that is ahead.
-    process.now_ms -= 2 * FRESH_MS;
-    assert_eq!(process.refusal(3, 0), None);
+}
+
+#[test]
+fn a_clock_that_is_wrong_hides_no_lag() {
+    for error_ms in [-10_000, -1_500, 0, 1_500, 10_000] {
+        for lag_ms in [FRESH_MS, 1_500, 3_000] {
+            let mut process = Process {
+                error_ms,
+                ..sold_out()
+            };
+            let stamped_at_ms = process.now_ms;
+            // Its own records tell how wrong its clock is.
+            process.take(&Step::Checkout(3, 0));
+            assert_eq!(process.refusal(3, 0), Some(Refusal::SoldOut), "{error_ms}");
+            // A record comes late, and is the newest that it knows.
+            process.now_ms += lag_ms;
+            process.fold_stamped(process.checkout(3, 0), stamped_at_ms);
+            assert_eq!(process.refusal(3, 0), None, "{error_ms} {lag_ms}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_or_stands_still_hides_no_lag() {
+    let process = sold_out();
+    let Moment {
+        wall_ms,
+        elapsed_ms,
+    } = process.moment();
+    for (wall, elapsed) in [(-10_000, FRESH_MS), (FRESH_MS, 0), (10_000, 0)] {
+        let now = Moment {
+            wall_ms: wall_ms + wall,
+            elapsed_ms: elapsed_ms + elapsed,
+        };
+        assert_eq!(process.board.refusal(3, 0, now), None, "{now:?}");
+    }
+}
+
+#[test]
+fn who_has_not_written_of_late_asks_the_log() {
+    let board = Process::new().board;
+    let now = board.moment(START_MS);
+    assert_eq!(board.clock.at_most(now), None);
+    board.note_clock(now, START_MS + 40);
+    assert_eq!(board.clock.at_most(now), Some(START_MS + 40));
+    let later = Moment {
+        wall_ms: now.wall_ms + 10_000,
+        elapsed_ms: now.elapsed_ms + 10_000,
+    };
+    assert_eq!(board.clock.at_most(later), None);
+}
+
+/// What a refusal was about: an item, a user, or all.
+type Subject = (SaleId, Refusal, i64);
+
+impl Process {
+    /// Folds everything that a sale can have; notes which record made what true.
+    fn sell_all(&mut self, folding: &AtomicI64, facts: &mut HashMap<Subject, i64>) {
+        self.codes.clear();
+        let steps = (0..4).flat_map(|item| {
+            let buy = Step::Purchase(usize::try_from(item).unwrap());
+            [(item, Step::Checkout((item / 2).into(), item)), (item, buy)]
+        });
+        for (item, step) in steps {
+            let offset = self.ledger.next_offset();
+            // Before it is folded: nobody may be told earlier.
+            folding.store(offset, Ordering::SeqCst);
+            self.take(&step);
+            let stock = self.ledger.stock(self.now_ms);
+            let mut note = |reason, subject| {
+                facts.entry((stock.sale, reason, subject)).or_insert(offset);
+            };
+            note(Refusal::ItemReserved, item.into());
+            if stock.sold > item.unsigned_abs() {
+                note(Refusal::ItemSold, item.into());
+            }
+            let user = i64::from(item / 2);
+            if self.ledger.sales.bought_by(user) == 2 {
+                note(Refusal::UserLimit, user);
+            }
+            if stock.sold == 4 {
+                note(Refusal::SoldOut, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_is_told_by_another_thread_what_was_not_folded() {
+    const TOLD_MIN: usize = 2_000;
+    let mut process = Process::new();
+    let board = Arc::clone(&process.board);
+    let (folding, told) = (AtomicI64::new(0), AtomicUsize::new(0));
+    let now_ms = AtomicI64::new(process.now_ms);
+    let mut facts = HashMap::new();
+    let refusals = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut refusals = Vec::new();
+            while refusals.len() < TOLD_MIN {
+                for (user, item) in (0..4).flat_map(|user| (0..4).map(move |item| (user, item))) {
+                    let now = moment(now_ms.load(Ordering::SeqCst), 0);
+                    let refused = board.refusal(user, item, now);
+                    let folded = folding.load(Ordering::SeqCst);
+                    refusals.extend(refused.map(|refused| (refused, user, item, folded)));
+                }
+                told.store(refusals.len(), Ordering::SeqCst);
+            }
+            refusals
+        });
+        while told.load(Ordering::SeqCst) < TOLD_MIN && !asking.is_finished() {
+            process.sell_all(&folding, &mut facts);
+            process.now_ms += 10_000;
+            now_ms.store(process.now_ms, Ordering::SeqCst);
+        }
+        asking.join().unwrap()
+    });
+    for (refused, user, item, folded) in refusals {
+        let subject = match refused.reason {
+            Refusal::ItemReserved | Refusal::ItemSold => i64::from(item),
+            Refusal::UserLimit => user,
+            Refusal::SoldOut | Refusal::Other => 0,
+        };
+        let since = facts.get(&(refused.sale, refused.reason, subject));
+        assert!(
+            since.is_some_and(|since| *since <= folded && refused.next_offset <= folded + 1),
+            "{refused:?} to {user} about {item} when {folded} was folded: so since {since:?}"
+        );
+    }
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn what_is_reserved_and_bought_in_a_batch_is_one_row() {
         purchased: taken(7, 9, 1),
     };
     assert_eq!(changes.items, [item]);
-    let sale = Sale {
+    let sale = SaleRow {
         id: id(),
         ends_at_ms: STARTS_AT + 10_000,
         rules: rules(),
@@ -206,7 +206,7 @@ fn each_sale_of_a_batch_has_its_row() {
 /// The rows that batches leave behind.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tables {
-    sales: BTreeMap<SaleId, Sale>,
+    sales: BTreeMap<SaleId, SaleRow>,
     items: BTreeMap<(SaleId, i32), Item>,
     attempts: Vec<Attempt>,
 }

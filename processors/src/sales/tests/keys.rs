@@ -130,3 +130,26 @@ fn the_key_of_a_purchase_is_forgotten_when_a_sale_was_skipped() {
         .when(purchase(code(0)).key("k").at(120 * MINUTE))
         .then(refused(Refused::CodeExpired));
 }
+
+#[test]
+fn keys_are_counted_until_they_are_forgotten() {
+    let (mut sales, book) = (Sales::default(), RuleBook::default());
+    let mut counts = Vec::new();
+    let hour = |hour: i64| NINE + hour * HOUR_MS;
+    let requests = [
+        (checkout("ann", 1).key("k"), hour(0)),
+        (purchase(code(0)).key("k"), hour(0)),
+        (purchase(code(0)).key("k"), hour(0)),
+        (purchase(code(0)).key("k"), hour(1)),
+        (checkout("ann", 1), hour(2)),
+    ];
+    for (offset, (request, at_ms)) in (0..).zip(requests) {
+        let record = request.record(offset, at_ms, 0);
+        let had_key = sales.has_key(&record.event);
+        sales.fold(&record, &book).unwrap();
+        counts.push((had_key, sales.key_count()));
+    }
+    // The key of a checkout goes with its sale, that of a purchase with the sale after.
+    let wanted = [(false, 1), (false, 2), (true, 2), (true, 1), (false, 0)];
+    assert_eq!(counts, wanted);
+}

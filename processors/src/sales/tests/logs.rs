@@ -211,6 +211,11 @@ impl Log {
         book
     }
 
+    /// The rules that were set.
+    pub(super) fn book_so_far(&self) -> RuleBook {
+        self.book(self.rules_end)
+    }
+
     /// The rules as somebody has them who starts now.
     pub(super) fn whole_book(&self) -> RuleBook {
         // Beyond every claim of having seen rules that did not come.

@@ -33,7 +33,7 @@ pub(super) enum Heard {
         rules_seen: i64,
     },
     /// What became of events, in their order.
-    Passed(Vec<Settled>),
+    Passed(Vec<PassedEvent>),
     /// Rules were set.
     Rules {
         /// Next offset of `sale-rules`.
@@ -45,7 +45,7 @@ pub(super) enum Heard {
 
 /// An event, and what became of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settled {
+pub(super) struct PassedEvent {
     pub(super) nonce: i64,
     pub(super) offset: i64,
     pub(super) passed: Passed,
@@ -85,17 +85,21 @@ impl Follower {
         self.heard.recv().await.unwrap_or_else(ended)
     }
 
-    /// Waits until an event has come back.
+    /// Waits until an event has come back. Gives the next offset of `sale-rules` as it is known then: rules may be set
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`Self::next`]; and if it does not.
-    pub(super) async fn has_passed(&mut self, nonce: i64) -> Result<()> {
+    pub(super) async fn has_passed(&mut self, nonce: i64, rules_seen: i64) -> Result<i64> {
         let coming = async {
+            let mut newest = rules_seen;
             loop {
-                if let Heard::Passed(settled) = self.next().await?
-                    && settled.iter().any(|settled| settled.nonce == nonce)
-                {
-                    return Ok(());
+                match self.next().await? {
+                    Heard::Rules { rules_seen } => newest = rules_seen,
+                    Heard::Passed(passed) if passed.iter().any(|one| one.nonce == nonce) => {
+                        return Ok(newest);
+                    }
+                    _ => {}
                 }
             }
         };
@@ -166,11 +170,11 @@ impl Reader {
         }
     }
 
-    fn fold(&mut self, ledger: &mut Ledger, batch: &Batch) -> Result<Vec<Settled>> {
+    fn fold(&mut self, ledger: &mut Ledger, batch: &Batch) -> Result<Vec<PassedEvent>> {
         let mut settled = Vec::with_capacity(batch.len());
         for raw in batch.iter() {
             if let Some((record, passed)) = self.window.fold_next(ledger, &raw)? {
-                settled.push(Settled {
+                settled.push(PassedEvent {
                     nonce: record.event.nonce(),
                     offset: record.offset,
                     passed,
@@ -199,10 +203,36 @@ impl Reader {
 
 fn news(delivered: Option<Delivered>, of_batch: impl Fn(Batch) -> News) -> Result<News> {
     match delivered {
-        Some(Delivered::Batch(batch)) => Ok(of_batch(batch)),
+        Some(Delivered::Batch(batch)) => Ok(of_batch(*batch)),
         Some(Delivered::Started) => Ok(News::Nothing),
         Some(Delivered::Trouble(what)) => Ok(News::Trouble(what)),
         Some(Delivered::Halted(why) | Delivered::Broken(why)) => Err(anyhow!(why)),
         None => Err(anyhow!("the reading thread has ended")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rules_that_are_set_while_an_event_is_on_its_way_are_seen() {
+        let (sender, heard) = mpsc::channel(HEARD_MAX);
+        let mut follower = Follower {
+            heard,
+            _stop: CancellationToken::new().drop_guard(),
+        };
+        let passed = |nonce| {
+            Heard::Passed(vec![PassedEvent {
+                nonce,
+                offset: nonce,
+                passed: Passed::Barrier,
+            }])
+        };
+        for heard in [passed(1), Heard::Rules { rules_seen: 4 }, passed(2)] {
+            assert!(sender.send(Ok(heard)).await.is_ok());
+        }
+        let rules_seen = follower.has_passed(2, 3).await;
+        assert_eq!(rules_seen.ok(), Some(4));
     }
 }

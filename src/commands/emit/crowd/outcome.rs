@@ -12,7 +12,7 @@ use schemas::{position::Position, sales::SaleId};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{follower::Settled, latencies::Latencies};
+use super::{follower::PassedEvent, latencies::Latencies};
 use crate::output;
 
 /// So many sales are named one by one.
@@ -91,7 +91,7 @@ impl Outcome {
     }
 
     /// Counts a verdict that was known so long after its request was due.
-    pub(super) fn add(&mut self, settled: &Settled, took: Duration) {
+    pub(super) fn add(&mut self, settled: &PassedEvent, took: Duration) {
         self.last_offset = self.last_offset.max(Some(settled.offset));
         self.latencies.add(took);
         let Passed::Decided(decision) = settled.passed else {

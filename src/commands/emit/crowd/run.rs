@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    follower::{Follower, Heard, Settled},
+    follower::{Follower, Heard, PassedEvent},
     outcome::Outcome,
 };
 use crate::output;
@@ -159,7 +159,7 @@ impl<'a, W: Iterator<Item = Wish>> Run<'a, W> {
         }
     }
 
-    fn settle(&mut self, settled: &Settled) {
+    fn settle(&mut self, settled: &PassedEvent) {
         let Some(waiting) = self.waiting.remove(&settled.nonce) else {
             return; // somebody else's
         };

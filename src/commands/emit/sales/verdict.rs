@@ -6,7 +6,7 @@ use producers::trace::TraceId;
 use schemas::{position::Position, sales::Code};
 use serde::Serialize;
 
-use super::Settled;
+use super::OwnRecord;
 use crate::{cli::Asking, output};
 
 /// What was asked for.
@@ -39,7 +39,7 @@ pub(super) struct Answer<'a> {
     pub(super) asked: Asked,
     /// By the clock of this machine.
     pub(super) requested_at_ms: i64,
-    pub(super) settled: Settled,
+    pub(super) settled: OwnRecord,
     /// The full name.
     pub(super) topic: &'a str,
     pub(super) trace: TraceId,
@@ -213,7 +213,7 @@ mod tests {
         Answer {
             asked,
             requested_at_ms: 1_795_251_600_000,
-            settled: Settled {
+            settled: OwnRecord {
                 offset: 12,
                 timestamp_ms: 1_795_251_640_000,
                 passed,

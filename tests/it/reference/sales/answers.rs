@@ -88,8 +88,8 @@ impl History {
                 lies.push(format!("{}: {why}", answer.brief()));
             }
         }
-        lies.extend(self.applied_after_all(answers));
         let heard = Heard::of(answers);
+        lies.extend(self.applied_after_all(answers, &heard));
         lies.extend(heard.out_of_order(answers));
         lies.extend(self.unjustified(answers, &heard));
         lies.extend(self.oversold(answers));
@@ -125,8 +125,9 @@ impl History {
     }
 
     /// Requests that were said not to have come to the log, but did. Requests with the same content cannot be told
-    /// apart, but counted: each record needs an answer that owns up to it.
-    fn applied_after_all(&self, answers: &[Answer]) -> Vec<String> {
+    /// apart, but counted: each record needs an answer that owns up to it, or one that nobody knows the outcome of and
+    /// that was asked for before the record came.
+    fn applied_after_all(&self, answers: &[Answer], heard: &Heard) -> Vec<String> {
         let owned: HashSet<_> = answers
             .iter()
             .filter_map(|answer| answer.position)
@@ -138,23 +139,38 @@ impl History {
                 orphans.entry(request).or_default().push(judged.offset);
             }
         }
-        let mut unknown: HashMap<&Request, usize> = HashMap::new();
+        let mut unknown: HashMap<&Request, Vec<i64>> = HashMap::new();
         for answer in answers {
             if answer.claim() == Claim::Unknown && answer.position.is_none() {
-                *unknown.entry(&answer.request).or_default() += 1;
+                let after = heard.newest_before(answer.asked_at);
+                unknown.entry(&answer.request).or_default().push(after);
             }
+        }
+        for (request, offsets) in &mut orphans {
+            disown(offsets, unknown.get(request).map_or(&[], |after| after));
         }
         answers
             .iter()
             .filter(|answer| matches!(answer.claim(), Claim::NotApplied | Claim::Local))
             .filter_map(|answer| {
                 let offsets = orphans.get(&answer.request)?;
-                let unknown = unknown.get(&answer.request).copied().unwrap_or(0);
-                let is_lie = offsets.len() > unknown;
+                let is_lie = !offsets.is_empty();
                 is_lie.then(|| format!("{}: but there is {offsets:?}", answer.brief()))
             })
             .collect()
     }
+}
+
+/// Leaves of these records, given in their order, those that cannot be of a request whose outcome is unknown. One such
+/// request may be any one record after the place that is given.
+fn disown(offsets: &mut Vec<i64>, unknown_after: &[i64]) {
+    let mut taken = 0;
+    offsets.retain(|offset| {
+        let may_be_its = unknown_after.iter().filter(|after| *after < offset);
+        let is_owned = may_be_its.count() > taken;
+        taken += usize::from(is_owned);
+        !is_owned
+    });
 }
 
 fn is_status_of(status: u16, reason: &str) -> bool {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Asked, Record, Request, Rules, Verdict};
+use super::{Asked, Judged, Record, Request, Rules, Verdict};
 
 const HOUR_MS: i64 = 3_600_000;
 const DRIFT_MAX_MS: i64 = 30_000;
@@ -57,27 +57,41 @@ impl<'r> Fold<'r> {
         }
     }
 
-    pub(super) fn judge(&mut self, record: &Record) -> Verdict {
+    pub(super) fn judge(&mut self, record: &Record) -> Judged {
+        let not_decided = |verdict| Judged {
+            offset: record.offset,
+            request: record.asked.as_ref().map(|asked| asked.request.clone()),
+            verdict,
+            sale: None,
+            at_ms: record.timestamp_ms,
+            is_replayed: false,
+        };
         let Some(asked) = &record.asked else {
-            return Verdict::None;
+            return not_decided(Verdict::None);
         };
         if (record.timestamp_ms - asked.requested_at).abs() > DRIFT_MAX_MS {
-            return Verdict::Void;
+            return not_decided(Verdict::Void);
         }
         let now_ms = self.last_ms.map_or(record.timestamp_ms, |last_ms| {
             last_ms.max(record.timestamp_ms)
         });
         self.last_ms = Some(now_ms);
         let starts_at_ms = self.open(now_ms, asked.rules_seen);
-        match &asked.request {
+        let (verdict, is_replayed) = match &asked.request {
             Request::Checkout { .. } => {
                 let sale = self.sales.get_mut(&starts_at_ms).unwrap();
                 sale.checkout(asked, record.offset, now_ms)
             }
             Request::Purchase { code, key } => match self.sale_of(code, starts_at_ms) {
                 Ok(sale) => sale.purchase(code, key.as_ref(), now_ms),
-                Err(reason) => Verdict::Refused(reason),
+                Err(reason) => (Verdict::Refused(reason), false),
             },
+        };
+        Judged {
+            sale: Some(starts_at_ms),
+            at_ms: now_ms,
+            is_replayed,
+            ..not_decided(verdict)
         }
     }
 
@@ -139,7 +153,8 @@ impl<'r> Fold<'r> {
 }
 
 impl Sale {
-    fn checkout(&mut self, asked: &Asked, offset: i64, now_ms: i64) -> Verdict {
+    /// The verdict, and whether it was given before.
+    fn checkout(&mut self, asked: &Asked, offset: i64, now_ms: i64) -> (Verdict, bool) {
         let Request::Checkout {
             user_id,
             item_id,
@@ -151,9 +166,9 @@ impl Sale {
         let key = key.clone().map(|key| (*user_id, key));
         if let Some((first, verdict)) = key.as_ref().and_then(|key| self.checkouts.get(key)) {
             if first == item_id {
-                return verdict.clone();
+                return (verdict.clone(), true);
             }
-            return Verdict::Refused("key_reused");
+            return (Verdict::Refused("key_reused"), false);
         }
         let verdict = match self.objection(*user_id, *item_id, now_ms) {
             Some(reason) => Verdict::Refused(reason),
@@ -167,7 +182,7 @@ impl Sale {
         if let Some(key) = key {
             self.checkouts.insert(key, (*item_id, verdict.clone()));
         }
-        verdict
+        (verdict, false)
     }
 
     fn objection(&self, user_id: i64, item_id: i64, now_ms: i64) -> Option<&'static str> {
@@ -204,10 +219,10 @@ impl Sale {
         }
     }
 
-    fn purchase(&mut self, code: &str, key: Option<&String>, now_ms: i64) -> Verdict {
+    fn purchase(&mut self, code: &str, key: Option<&String>, now_ms: i64) -> (Verdict, bool) {
         let key = key.map(|key| (code.to_owned(), key.clone()));
         if let Some(first) = key.as_ref().and_then(|key| self.purchases.get(key)) {
-            return first.clone();
+            return (first.clone(), true);
         }
         let verdict = match self.by_code.get_mut(code) {
             None => Verdict::Refused("code_unknown"),
@@ -223,7 +238,7 @@ impl Sale {
             }
         };
         self.purchases.extend(key.map(|key| (key, verdict.clone())));
-        verdict
+        (verdict, false)
     }
 }
 
@@ -234,7 +249,7 @@ impl Reservation {
 }
 
 /// A UUID of version 8: 36 bits for the second at which the sale starts, 30 for the offset, 56 for the nonce.
-pub(super) fn code(sale_starts_at_ms: i64, offset: i64, nonce: i64) -> String {
+pub fn code(sale_starts_at_ms: i64, offset: i64, nonce: i64) -> String {
     let last_bits = |number: i64, bits: u32| {
         u128::from_be_bytes(i128::from(number).to_be_bytes()) % (1 << bits)
     };

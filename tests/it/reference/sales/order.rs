@@ -36,7 +36,7 @@ impl Heard {
     }
 
     /// The newest position that anybody had heard of before; -1 if none.
-    fn newest_before(&self, at: Instant) -> i64 {
+    pub(super) fn newest_before(&self, at: Instant) -> i64 {
         let count = self.newest.partition_point(|(heard_at, _)| *heard_at < at);
         self.newest[..count]
             .last()

@@ -133,6 +133,26 @@ fn a_request_that_was_not_applied_and_came_again_is_no_lie() {
 }
 
 #[test]
+fn an_unknown_outcome_of_later_hides_no_lie_of_before() {
+    let mut answers = truth(&simple());
+    let mut later = local(&answers[1]);
+    (later.status, later.said) = (503, "outcome_unknown".to_owned());
+    // Asked for when the last record was known.
+    let newest = answers
+        .iter()
+        .map(|answer| answer.answered_at)
+        .max()
+        .unwrap();
+    let after = |ms| newest + Duration::from_millis(ms);
+    (later.asked_at, later.answered_at) = (after(1), after(2));
+    answers.push(later);
+    must_be_true(&simple(), &answers);
+    answers[1].position = None;
+    (answers[1].status, answers[1].said) = (503, "not_applied".to_owned());
+    must_find(&simple(), &answers, "but there is [1]");
+}
+
+#[test]
 fn a_request_that_was_not_applied_at_a_position_is_void_there() {
     let mut answers = truth(&simple());
     (answers[0].status, answers[0].said) = (503, "not_applied".to_owned());
