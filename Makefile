@@ -9,7 +9,7 @@ ifeq ($(origin BROKERS),command line)
 export MILLRACE_BROKER_COUNT := $(BROKERS)
 endif
 
-SCRIPTS := $(wildcard docker/servers docker/tools docker/test docker/story docker/demo docker/bugs docker/versions .ci/run)
+SCRIPTS := $(wildcard docker/servers docker/tools docker/test docker/story docker/demo docker/keep docker/bugs docker/peers docker/versions .ci/run)
 
 .PHONY: help
 help: ## list the targets
@@ -18,7 +18,7 @@ help: ## list the targets
 # ---- running ----
 
 .PHONY: up
-up: ## start the servers and `millrace run` in the background; what runs is left alone
+up: ## start the servers and `millrace run` in the background, and that again if it ends; what runs is left alone
 	cargo build --release --locked
 	docker/servers up
 
@@ -54,9 +54,17 @@ test: ## all tests, against servers of their own
 .PHONY: bench
 bench: ## measure beside the limits of this machine: BENCH=clicks,sale picks rows, BENCH_QUICK=1 is short
 	docker/servers install
-	docker/tools wrk oha
+	docker/tools java kafka wrk oha pgbench
 	docker/servers start
 	eval "$$(docker/servers env)" && cargo bench --locked --bench limits
+
+.PHONY: bench-peers
+bench-peers: ## measure beside what one would take instead: BENCH=clicks-512,sale picks rows, BENCH_QUICK=1 is short
+	docker/servers install
+	docker/tools java wrk oha redis go javac streams
+	docker/peers
+	docker/servers start
+	eval "$$(docker/servers env)" && cargo bench --locked --bench peers
 
 .PHONY: test-faults
 test-faults: ## the fault tests at length: MILLRACE_FAULTS sets how often, MILLRACE_SEED repeats a run

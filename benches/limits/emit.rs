@@ -7,6 +7,7 @@
 //! Checked after each run: exactly so many records more are on the log.
 
 use std::{
+    iter::repeat_n,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -74,7 +75,11 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn command(world: &World, count: usize) -> Result<f64> {
+/// Clicks a second of `millrace emit click`.
+///
+/// # Errors
+/// If the log has not grown by as many.
+pub async fn command(world: &World, count: usize) -> Result<f64> {
     let before = on_log(world).await;
     let (banner, wanted) = (BANNER.to_string(), count.to_string());
     let began = Instant::now();
@@ -95,22 +100,32 @@ async fn bare(world: &World, count: usize) -> Result<f64> {
     let click = json!({ "banner_id": BANNER, "received_at": clock::now_ms() });
     let value = world.writer(BannerClicked::TOPIC.name).await.value(&click);
     let (kafka, topic) = (kafka(world), world.topic(BannerClicked::TOPIC.name));
-    let sending = move || send(&kafka, &topic, &value, count);
+    let partitions = BannerClicked::TOPIC.partitions;
+    let sending = move || send(&kafka, &topic, partitions, repeat_n(&value, count));
     let rate = tokio::task::spawn_blocking(sending).await??;
     must_have_grown(world, before, count).await?;
     Ok(rate)
 }
 
-fn send(kafka: &Kafka, topic: &str, value: &[u8], count: usize) -> Result<f64> {
-    let began = Instant::now();
+/// Sends values in turn to the first so many partitions of a topic, and waits for all acknowledgements; gives records a
+/// second.
+///
+/// # Errors
+/// If one of them is not acknowledged.
+pub fn send<V: AsRef<[u8]>>(
+    kafka: &Kafka,
+    topic: &str,
+    partitions: i32,
+    values: impl ExactSizeIterator<Item = V>,
+) -> Result<f64> {
+    let (began, count) = (Instant::now(), values.len());
     let config = append::config(kafka, Profile::Bulk);
     let producer = ThreadedProducer::from_config_and_context(&config, Reports::default())?;
-    let partitions = usize::try_from(BannerClicked::TOPIC.partitions)?;
-    for number in 0..count {
-        let partition = i32::try_from(number / TURN % partitions)?;
+    for (number, value) in values.enumerate() {
+        let partition = i32::try_from(number / TURN)? % partitions;
         let mut record = BaseRecord::<(), [u8]>::to(topic)
             .partition(partition)
-            .payload(value);
+            .payload(value.as_ref());
         while let Err((refusal, refused)) = producer.send(record) {
             ensure!(is_full(&refusal), "record {number}: {refusal}");
             thread::sleep(POLL);

@@ -44,9 +44,9 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    it::world::{World, eventually_within},
+    it::world::{Process, World, eventually_within},
     output,
-    run::{Report, Row, Settings, kafka},
+    run::{Report, Row, Settings, kafka, peak_mb},
 };
 
 /// The row of the clicks.
@@ -54,15 +54,20 @@ pub const CLICKS: &str = "click-fold";
 /// The row of the orders.
 pub const ORDERS: &str = "order-fold";
 
-const CLICK_COUNT: usize = 2_000_000;
-const BANNERS: usize = 1_000;
+/// How many clicks are folded.
+pub const CLICK_COUNT: usize = 2_000_000;
+/// How many banners are clicked.
+pub const BANNERS: usize = 1_000;
 const CLICKS_A_MINUTE: usize = 100_000;
-const ORDER_COUNT: usize = 40_000;
+/// How many orders are folded.
+pub const ORDER_COUNT: usize = 40_000;
 const ITEMS: usize = 3;
+/// Batches whose rows are asked for at once.
+const BATCHES_AT_ONCE: usize = 50;
 /// The tables of an order, those that are referred to before those that refer.
 const TABLES: [&str; 4] = ["orders", "deliveries", "payments", "items"];
 /// How long anything may take here.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Measures the row of the clicks.
 ///
@@ -86,7 +91,7 @@ pub async fn measure_clicks(settings: &Settings, report: &mut Report) -> Result<
     let row = row
         .alternate(
             settings.pairs,
-            async || fold_clicks(&world, count).await,
+            async || Ok(fold_clicks(&world, count).await?.told(CLICKS, report)),
             async || read(&world, count).await,
         )
         .await?;
@@ -108,7 +113,7 @@ pub async fn measure_orders(settings: &Settings, report: &mut Report) -> Result<
     let batches = {
         let fresh = world.beside().await;
         fold_orders(&fresh, count).await?;
-        rows(&fresh).await?
+        rows(&fresh, count).await?
     };
     copy(&world, &batches, count).await?;
     let row = Row::new(
@@ -120,7 +125,10 @@ pub async fn measure_orders(settings: &Settings, report: &mut Report) -> Result<
     let row = row
         .alternate(
             settings.pairs,
-            async || fold_orders(&world.beside().await, count).await,
+            async || {
+                let folded = fold_orders(&world.beside().await, count).await?;
+                Ok(folded.told(ORDERS, report))
+            },
             async || copy(&world, &batches, count).await,
         )
         .await?;
@@ -128,7 +136,8 @@ pub async fn measure_orders(settings: &Settings, report: &mut Report) -> Result<
     Ok(())
 }
 
-fn clicks(count: usize) -> impl ExactSizeIterator<Item = BannerClicked> {
+/// Clicks on all banners in turn.
+pub fn clicks(count: usize) -> impl ExactSizeIterator<Item = BannerClicked> {
     let number = |number: usize| i64::try_from(number).expect("a small number");
     let (now_ms, last) = (clock::now_ms(), count);
     (0..count).map(move |click| BannerClicked {
@@ -137,7 +146,8 @@ fn clicks(count: usize) -> impl ExactSizeIterator<Item = BannerClicked> {
     })
 }
 
-fn orders(count: usize) -> impl ExactSizeIterator<Item = OrderPlaced> {
+/// Orders of [`ITEMS`] items each.
+pub fn orders(count: usize) -> impl ExactSizeIterator<Item = OrderPlaced> {
     let mut chance = clock::generator(None);
     let now = Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default();
     (0..count).map(move |_| {
@@ -168,41 +178,98 @@ pub async fn fill<E: Event>(world: &World, events: impl ExactSizeIterator<Item =
     Ok(())
 }
 
-/// Folds all clicks into a new database; gives clicks a second.
-async fn fold_clicks(world: &World, count: usize) -> Result<f64> {
+/// What a fold did.
+#[derive(Debug, Clone, Copy)]
+pub struct Folded {
+    /// Records a second.
+    pub rate: f64,
+    /// The most memory that one of its processes took, in MiB.
+    pub run_mb: u64,
+}
+
+impl Folded {
+    /// Gives the rate, and tells the memory of this row.
+    pub fn told(self, row: &str, report: &mut Report) -> f64 {
+        report.took(row, self.run_mb);
+        self.rate
+    }
+}
+
+/// Folds all clicks into a new database.
+///
+/// # Errors
+/// If one was lost or counted twice.
+pub async fn fold_clicks(world: &World, count: usize) -> Result<Folded> {
     let fresh = world.beside().await;
-    let rate = fold::<Clicks>(&fresh, count).await?;
+    let folded = fold::<Clicks>(&fresh, count).await?;
+    must_have_folded(&fresh, count).await?;
+    Ok(folded)
+}
+
+/// The statistics have each click once.
+///
+/// # Errors
+/// If they have not.
+pub async fn must_have_folded(fresh: &World, count: usize) -> Result<()> {
     let found = fresh
         .sql(
             "SELECT count(*) AS banners, min(v)::bigint AS least, max(v)::bigint AS most
              FROM (SELECT sum(v) AS v FROM clicks.stats GROUP BY banner_id) AS s",
         )
         .await;
+    must_have_counted(&found[0], count)
+}
+
+/// Each banner has as many clicks as the others: `banners`, and the `least` and the `most` that one has.
+///
+/// # Errors
+/// If a click was lost or counted twice.
+pub fn must_have_counted(found: &Value, count: usize) -> Result<()> {
     let each = count / BANNERS;
     ensure!(
-        found[0] == serde_json::json!({ "banners": BANNERS, "least": each, "most": each }),
-        "{count} clicks on {BANNERS} banners in turn gave the statistics {}",
-        found[0]
+        *found == serde_json::json!({ "banners": BANNERS, "least": each, "most": each }),
+        "{count} clicks on {BANNERS} banners in turn gave the statistics {found}"
     );
-    Ok(rate)
+    Ok(())
 }
 
-/// Folds all orders into a new database; gives orders a second.
-async fn fold_orders(fresh: &World, count: usize) -> Result<f64> {
-    let rate = fold::<Orders>(fresh, count).await?;
+/// Folds all orders into a new database.
+///
+/// # Errors
+/// If a row was lost.
+pub async fn fold_orders(fresh: &World, count: usize) -> Result<Folded> {
+    let folded = fold::<Orders>(fresh, count).await?;
     must_have_all(fresh, count).await?;
-    Ok(rate)
+    Ok(folded)
 }
 
-/// Runs a fold from the first record of its topic to the last; gives records a second.
-async fn fold<F: Fold>(fresh: &World, count: usize) -> Result<f64> {
+/// Runs a fold from the first record of its topic to the last.
+///
+/// # Errors
+/// If there is a dead letter.
+pub async fn fold<F: Fold>(fresh: &World, count: usize) -> Result<Folded> {
+    fold_by::<F>(fresh, count, vec![folding::<F>(fresh)]).await
+}
+
+/// A process that does nothing but fold.
+pub fn folding<F: Fold>(fresh: &World) -> Process {
+    fresh.spawn(&["process", "--only", F::PROJECTION.name], &[])
+}
+
+/// The same as [`fold`] by processes that were started just now. The time runs from when one is assigned partitions.
+///
+/// # Errors
+/// If there is a dead letter, or nothing to do for one of them.
+pub async fn fold_by<F: Fold>(
+    fresh: &World,
+    count: usize,
+    mut processes: Vec<Process>,
+) -> Result<Folded> {
     let name = F::PROJECTION.name;
-    let mut process = fresh.spawn(&["process", "--only", name], &[]);
-    let assigned = process
-        .logged("partitions were assigned", |line| {
-            line["message"] == "was assigned partitions"
-        })
-        .await;
+    let mut began_ms = i64::MAX;
+    for process in &mut processes {
+        began_ms = began_ms.min(assigned_at_ms(process).await?);
+    }
     let reached = format!(
         "SELECT sum(next_offset)::bigint AS records FROM millrace.checkpoints WHERE projection = '{name}'"
     );
@@ -213,17 +280,39 @@ async fn fold<F: Fold>(fresh: &World, count: usize) -> Result<f64> {
         (rows[0]["records"] == all).then_some(())
     })
     .await;
-    let ended_ms = clock::now_ms();
-    process.terminate().await;
+    let took_ms = clock::now_ms() - began_ms;
+    let run_mb = processes.iter().map(peak_mb).max().unwrap_or_default();
+    for process in &mut processes {
+        process.terminate().await;
+    }
     let letters = fresh.sql("SELECT reason FROM millrace.dead_letters").await;
     ensure!(letters.is_empty(), "dead letters: {letters:?}");
-    let began: Timestamp = assigned["timestamp"].as_str().unwrap_or_default().parse()?;
-    let took_ms = ended_ms - began.as_millisecond();
-    Ok(count as f64 * 1e3 / took_ms as f64)
+    Ok(Folded {
+        rate: count as f64 * 1e3 / took_ms as f64,
+        run_mb,
+    })
+}
+
+/// When a process was assigned its partitions.
+async fn assigned_at_ms(process: &mut Process) -> Result<i64> {
+    let assigned = process
+        .logged("partitions were assigned", |line| {
+            line["message"] == "was assigned partitions"
+        })
+        .await;
+    ensure!(
+        assigned["partitions"] != "[]",
+        "a process has no partition: {assigned}"
+    );
+    let at: Timestamp = assigned["timestamp"].as_str().unwrap_or_default().parse()?;
+    Ok(at.as_millisecond())
 }
 
 /// Reads the topic of the clicks to its end, with a bare consumer; gives records a second.
-async fn read(world: &World, count: usize) -> Result<f64> {
+///
+/// # Errors
+/// If it does not have so many.
+pub async fn read(world: &World, count: usize) -> Result<f64> {
     let (kafka, topic) = (kafka(world), world.topic(BannerClicked::TOPIC.name));
     let partitions = BannerClicked::TOPIC.partitions;
     let reading = move || {
@@ -267,10 +356,14 @@ pub fn read_to_end(
 }
 
 /// The rows of a transaction, for each of [`TABLES`], as COPY reads them.
-type Rows = [String; TABLES.len()];
+pub type Rows = [String; TABLES.len()];
 
-/// The rows that the fold has made, in the order of the log, in batches as large as the largest of the fold.
-async fn rows(folded: &World) -> Result<Vec<Rows>> {
+/// The rows that the fold has made of so many orders, in the order of the log, in batches as large as the largest of the
+/// fold.
+///
+/// # Errors
+/// None that are expected.
+pub async fn rows(folded: &World, count: usize) -> Result<Vec<Rows>> {
     let mut batches: Vec<Rows> = Vec::new();
     for (index, table) in TABLES.iter().enumerate() {
         let columns = format!(
@@ -281,25 +374,33 @@ async fn rows(folded: &World) -> Result<Vec<Rows>> {
         let columns = folded.sql(&columns).await;
         let line = columns[0]["line"].as_str().unwrap_or_default();
         let batch_max = Orders::BATCH_MAX;
-        let texts = folded
-            .sql(&format!(
-                r#"SELECT string_agg({line} || chr(10), '' ORDER BY t.order_uid) AS rows
-                   FROM orders.{table} AS t JOIN (
-                       SELECT order_uid, (row_number() OVER (ORDER BY partition, "offset") - 1) / {batch_max} AS batch
-                       FROM orders.orders) AS b USING (order_uid)
-                   GROUP BY batch ORDER BY batch"#
-            ))
-            .await;
-        batches.resize_with(texts.len(), Rows::default);
-        for (batch, text) in batches.iter_mut().zip(texts) {
-            batch[index] = text["rows"].as_str().unwrap_or_default().to_owned();
+        batches.resize_with(count.div_ceil(batch_max), Rows::default);
+        // Postgres makes no text of more than a gigabyte.
+        for (part, batches) in batches.chunks_mut(BATCHES_AT_ONCE).enumerate() {
+            let first = part * BATCHES_AT_ONCE;
+            let last = first + batches.len() - 1;
+            let texts = folded
+                .sql(&format!(
+                    r#"SELECT string_agg({line} || chr(10), '' ORDER BY t.order_uid) AS rows
+                       FROM orders.{table} AS t JOIN (
+                           SELECT order_uid, (row_number() OVER (ORDER BY partition, "offset") - 1) / {batch_max} AS batch
+                           FROM orders.orders) AS b USING (order_uid)
+                       WHERE batch BETWEEN {first} AND {last} GROUP BY batch ORDER BY batch"#
+                ))
+                .await;
+            for (batch, text) in batches.iter_mut().zip(texts) {
+                batch[index] = text["rows"].as_str().unwrap_or_default().to_owned();
+            }
         }
     }
     Ok(batches)
 }
 
 /// Copies rows into a new database; gives orders a second.
-async fn copy(world: &World, batches: &[Rows], count: usize) -> Result<f64> {
+///
+/// # Errors
+/// If one is missing afterwards.
+pub async fn copy(world: &World, batches: &[Rows], count: usize) -> Result<f64> {
     let fresh = world.beside().await;
     prepare(&Database::new(&fresh.database_url())?, &fresh.prefix).await?;
     let mut connection = PgConnection::connect(&fresh.database_url()).await?;
@@ -320,7 +421,11 @@ async fn copy(world: &World, batches: &[Rows], count: usize) -> Result<f64> {
     Ok(count as f64 / took.as_secs_f64())
 }
 
-async fn must_have_all(world: &World, count: usize) -> Result<()> {
+/// All orders are in the tables with all that belongs to them.
+///
+/// # Errors
+/// If a row is missing.
+pub async fn must_have_all(world: &World, count: usize) -> Result<()> {
     for table in TABLES {
         let wanted = if table == "items" {
             count * ITEMS

@@ -8,21 +8,21 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
+    hits::{Hits, must_be_alike},
     it::world::{Process, World},
     output,
     run::{Report, Row, Settings},
-    tools::wrk,
+    tools::Turns,
 };
 
 /// The row.
 pub const NAME: &str = "orders";
 
-const CONNECTIONS: i64 = 64;
 /// Orders that are asked for.
-const ORDERS: usize = 1_000;
+pub const ORDERS: usize = 1_000;
+/// They in turn.
+pub const TURNS: Turns = Turns::Of("uid=bench%014d", ORDERS);
 const MODEL: &str = include_str!("../../data/model.json");
-/// What differs from one answer to the next.
-const OF_THE_MOMENT: [&str; 2] = ["date", "traceresponse"];
 
 /// Measures the row.
 ///
@@ -35,35 +35,14 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
     output::note(format_args!("orders: places {ORDERS} and warms up"));
     place(&world).await?;
     must_compare(&run).await?;
-    let url = |path: &str| format!("http://{}{path}", run.address());
-    let (hit, constant) = (url("/order"), url("/bench/order"));
-    for warm in [&hit, &constant] {
-        wrk(warm, CONNECTIONS, 1, ORDERS).await?;
-    }
     let row = Row::new(NAME, "orders from the cache", "constant body", Some(0.7));
-    let before = cache_reads(&run).await;
-    let mut answers = 0;
-    let row = row
-        .alternate(
-            settings.pairs,
-            async || {
-                let asked = wrk(&hit, CONNECTIONS, settings.seconds, ORDERS).await?;
-                answers += asked.answers;
-                Ok(asked.rate())
-            },
-            async || {
-                let asked = wrk(&constant, CONNECTIONS, settings.seconds, ORDERS).await?;
-                Ok(asked.rate())
-            },
-        )
+    let hits = Hits {
+        turns: TURNS,
+        cache: NAME,
+    };
+    let paths = ["/order", "/bench/order"];
+    hits.measure_beside(settings, report, row, &run, paths)
         .await?;
-    let after = cache_reads(&run).await;
-    let (hits, others) = (after.0 - before.0, after.1 - before.1);
-    ensure!(
-        hits >= answers && others == 0,
-        "{answers} answers had {hits} hits and {others} reads of Postgres"
-    );
-    report.add(row);
     run.terminate().await;
     Ok(())
 }
@@ -75,7 +54,11 @@ fn order(number: usize) -> Result<Value> {
     Ok(order)
 }
 
-async fn place(world: &World) -> Result<()> {
+/// Appends the orders, and waits until they are folded.
+///
+/// # Errors
+/// If they cannot be appended.
+pub async fn place(world: &World) -> Result<()> {
     let orders: Result<Vec<_>> = (1..=ORDERS)
         .map(|number| Ok(format!("{}\n", order(number)?)))
         .collect();
@@ -98,34 +81,7 @@ async fn must_compare(run: &Process) -> Result<()> {
             answer.status == 200 && answer.json() == order,
             "order {uid}: {answer:?}"
         );
-        let (mut headers, mut others) = (answer.headers, constant.headers.clone());
-        for name in OF_THE_MOMENT {
-            headers.remove(name);
-            others.remove(name);
-        }
-        ensure!(
-            headers == others && answer.body.len() == constant.body.len(),
-            "the constant answer is another: {others:?} of {} bytes, {headers:?} of {}",
-            constant.body.len(),
-            answer.body.len()
-        );
+        must_be_alike(&answer, &constant)?;
     }
     Ok(())
-}
-
-/// Hits of the cache of the orders, and other look-ups.
-async fn cache_reads(run: &Process) -> (i64, i64) {
-    let metrics = run.get("/metrics").await.body;
-    let mut reads = (0, 0);
-    for line in metrics.lines() {
-        if !line.starts_with("millrace_cache_reads_total{") || !line.contains(r#""orders""#) {
-            continue;
-        }
-        let count = line.rsplit(' ').next().and_then(|count| count.parse().ok());
-        match line.contains(r#""hit""#) {
-            true => reads.0 += count.unwrap_or(0),
-            false => reads.1 += count.unwrap_or(0),
-        }
-    }
-    reads
 }

@@ -5,7 +5,8 @@
 //!   takes beside a bare client; [`start`]: a full window beside a bare consumer.
 //! * [`memory`]: with ten thousand callers; [`stampede`]: everything at once.
 
-mod bare;
+pub mod bare;
+mod crowd;
 pub mod memory;
 pub mod refusals;
 pub mod settled;
@@ -33,17 +34,15 @@ pub const MEMORY: &str = "sale-memory";
 pub const STAMPEDE: &str = "sale-stampede";
 
 /// A code that nobody was given: to buy with it, the log has to be asked.
-const NO_CODE: &str = "123e4567-e89b-12d3-a456-426614174000";
+pub const NO_CODE: &str = "123e4567-e89b-12d3-a456-426614174000";
 /// The largest sale.
 const ITEMS: usize = 10_000;
 /// How often something is asked of the log, so that a process may go on refusing without it.
 const FRESH: Duration = Duration::from_millis(300);
 const HOUR_MS: i64 = 3_600_000;
-/// What differs from one answer to the next.
-const OF_THE_MOMENT: [&str; 2] = ["date", "traceresponse"];
 
 /// Comes back when the sale that runs does not end so soon.
-async fn far_from_the_end(room: Duration) {
+pub async fn far_from_the_end(room: Duration) {
     let left_ms = HOUR_MS - clock::now_ms() % HOUR_MS;
     let left = Duration::from_millis(left_ms.unsigned_abs());
     if left < room {
@@ -52,7 +51,7 @@ async fn far_from_the_end(room: Duration) {
 }
 
 /// Rules that let reservations hold as long as the sale.
-async fn set_rules(world: &World, limit: usize) {
+pub async fn set_rules(world: &World, limit: usize) {
     let rules = json!({
         "items": ITEMS, "limit": limit, "reservation_seconds": 3_600, "sale_seconds": 3_600,
     });
@@ -60,20 +59,26 @@ async fn set_rules(world: &World, limit: usize) {
     world.append_raw("sale-rules", Raw::value(rules)).await;
 }
 
-async fn post(run: &Process, path: &str) -> Answer {
+/// `POST` without a body.
+pub async fn post(run: &Process, path: &str) -> Answer {
     run.send(run.request(Method::POST, path)).await
 }
 
-fn checkout(user: usize, item: usize) -> String {
+/// The path of a checkout.
+pub fn checkout(user: usize, item: usize) -> String {
     format!("/checkout?user_id={user}&item_id={item}")
 }
 
-fn purchase(code: &str) -> String {
+/// The path of a purchase.
+pub fn purchase(code: &str) -> String {
     format!("/purchase?code={code}")
 }
 
 /// Sells an item that is free.
-async fn sell(run: &Process, user: usize, item: usize) -> Result<()> {
+///
+/// # Errors
+/// If it is not.
+pub async fn sell(run: &Process, user: usize, item: usize) -> Result<()> {
     let reserved = post(run, &checkout(user, item)).await;
     ensure!(reserved.status == 200, "item {item}: {reserved:?}");
     let bought = post(run, &purchase(&reserved.body)).await;
@@ -102,10 +107,11 @@ async fn verdicts(run: &Process, request: &str, verdict: &str, by: &str) -> i64 
 }
 
 /// Asks the log of the sale now and then, until it is dropped.
-struct KeptFresh(JoinHandle<()>);
+pub struct KeptFresh(JoinHandle<()>);
 
 impl KeptFresh {
-    fn of(run: &Process) -> Self {
+    /// Begins at once.
+    pub fn of(run: &Process) -> Self {
         let request = run.request(Method::POST, &purchase(NO_CODE));
         Self(tokio::spawn(async move {
             let mut ticks = interval(FRESH);

@@ -1,4 +1,4 @@
-//! The least that a request of the sale can take: a record is appended, and a consumer of the same process has it.
+//! The least that a request can take which the log decides: a record is appended, and a consumer of the same process has it.
 
 use std::{
     thread,
@@ -24,14 +24,19 @@ const RECORD_BYTES: usize = 64;
 /// How long the last record may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Appends to the topic of the sale, where nobody else does, at this rate; how long each record took from when it was
+/// Appends to a topic of one partition, where nobody else does, at this rate; how long each record took from when it was
 /// due until it was read. Nobody may read these records as events.
 ///
 /// # Errors
 /// If a record was lost.
-pub async fn append_and_tail(world: &World, rate: f64, lasting: Duration) -> Result<Vec<Duration>> {
-    let (kafka, topic) = (kafka(world), world.topic("sales"));
-    let end = world.ends("sales").await[0];
+pub async fn append_and_tail(
+    world: &World,
+    topic: &str,
+    rate: f64,
+    lasting: Duration,
+) -> Result<Vec<Duration>> {
+    let end = world.ends(topic).await[0];
+    let (kafka, topic) = (kafka(world), world.topic(topic));
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -12,10 +12,10 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{
-    KeptFresh, OF_THE_MOMENT, REFUSALS, checkout, counted, far_from_the_end, post, sell, set_rules,
-    verdicts,
+    KeptFresh, REFUSALS, checkout, counted, far_from_the_end, post, sell, set_rules, verdicts,
 };
 use crate::{
+    hits::OF_THE_MOMENT,
     it::world::{Process, World, eventually},
     output,
     run::{Report, Row, Settings, rounded},
@@ -73,7 +73,10 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
 }
 
 /// Is refused for a while; gives answers a second.
-async fn refuse(run: &Process, url: &str, seconds: u64) -> Result<f64> {
+///
+/// # Errors
+/// If refusals were lost, or too many needed the log.
+pub async fn refuse(run: &Process, url: &str, seconds: u64) -> Result<f64> {
     let before = told(run).await;
     let asked = wrk_refused(url, CONNECTIONS, seconds).await?;
     let what = "as many refusals are counted as there were answers";

@@ -13,16 +13,22 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{NO_CODE, SETTLED, bare, far_from_the_end, purchase, verdicts};
+use super::{
+    NO_CODE, SETTLED, bare,
+    crowd::{Asked, ask},
+    far_from_the_end, purchase, verdicts,
+};
 use crate::{
     clicks,
     it::world::{Process, World, eventually},
     output,
-    run::{Latency, Report, Row, Settings, median, rounded},
-    tools::{Asked, oha, wrk_refused},
+    run::{Latency, Report, Row, Settings, median, peak_mb, rounded},
+    tools::wrk_refused,
 };
 
 const CONNECTIONS: [i64; 2] = [64, 512];
+/// Those over which the most were settled: fewer could not have so many under way.
+const LATENCY_CONNECTIONS: usize = 512;
 /// How much longer a latency is measured than one side of a pair.
 const LASTING: u32 = 2;
 const RATIO_MAX: f64 = 3.0;
@@ -59,6 +65,7 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
             )
             .await?;
         most = row.rate();
+        report.took(&row.name, peak_mb(&run));
         report.add(row);
     }
     compare_latency(settings, report, &world, &run, most / 2.0).await?;
@@ -67,7 +74,10 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
 }
 
 /// Asks for a while; gives answers a second.
-async fn settle(world: &World, run: &Process, connections: i64, seconds: u64) -> Result<f64> {
+///
+/// # Errors
+/// If a request was not decided, or lost.
+pub async fn settle(world: &World, run: &Process, connections: i64, seconds: u64) -> Result<f64> {
     let url = format!("http://{}{}", run.address(), purchase(NO_CODE));
     let before = decided(world, run).await;
     let asked = wrk_refused(&url, connections, seconds).await?;
@@ -120,7 +130,7 @@ async fn compare_latency(
     let (mut ours, mut bares) = (Vec::new(), Vec::new());
     for turn in 1..=settings.pairs {
         let settled = latency(world, run, &load, rate, lasting).await?;
-        let times = bare::append_and_tail(&other, rate, lasting).await?;
+        let times = bare::append_and_tail(&other, "sales", rate, lasting).await?;
         let bare = Latency::of(&load, "bare append read", times);
         output::note(format_args!(
             "{SETTLED} {turn}/{}: p99 {:.1} ms beside {:.1} ms",
@@ -141,7 +151,7 @@ async fn compare_latency(
         ratios.iter().copied().fold(0.0, f64::max),
     ));
     report.detail(SETTLED, json!({ "settled": ours, "bare": bares }));
-    report.add_latencies(vec![typical(&ours), typical(&bares)]);
+    report.add_latencies(vec![Latency::typical(&ours), Latency::typical(&bares)]);
     Ok(())
 }
 
@@ -153,34 +163,14 @@ async fn latency(
     rate: f64,
     lasting: Duration,
 ) -> Result<Latency> {
-    let url = format!("http://{}{}", run.address(), purchase(NO_CODE));
     let asked = Asked {
-        method: "POST",
-        url: &url,
+        address: run.address().to_owned(),
+        path: purchase(NO_CODE),
         status: 409,
-        // Those over which the most were settled: fewer could not have so many under way.
-        connections: CONNECTIONS[1],
+        connections: LATENCY_CONNECTIONS,
     };
     let before = decided(world, run).await;
-    let found = oha(asked, rate, lasting).await?;
-    must_have_decided(world, run, before, found.answers, 0).await?;
-    Ok(Latency {
-        load: load.to_owned(),
-        what: "purchase decided (oha)",
-        p50_ms: found.p50_ms,
-        p99_ms: found.p99_ms,
-        max_ms: found.max_ms,
-    })
-}
-
-/// The medians of several.
-fn typical(latencies: &[Latency]) -> Latency {
-    let of = |ms: fn(&Latency) -> f64| median(latencies.iter().map(ms));
-    Latency {
-        load: latencies[0].load.clone(),
-        what: latencies[0].what,
-        p50_ms: of(|latency| latency.p50_ms),
-        p99_ms: of(|latency| latency.p99_ms),
-        max_ms: of(|latency| latency.max_ms),
-    }
+    let times = ask(asked, rate, lasting).await?;
+    must_have_decided(world, run, before, i64::try_from(times.len())?, 0).await?;
+    Ok(Latency::of(load, "purchase decided", times))
 }

@@ -1,31 +1,63 @@
-//! How a row is measured and told: pairs in turns, a table for people, a file for programs.
+//! How a row is measured and told: pairs in turns, a table for people, a file for programs, a chart where one is asked for.
 
-use std::{env, fs, path::Path, thread::available_parallelism, time::Duration};
+use std::{
+    collections::BTreeMap, env, fs, path::Path, process::ExitCode, thread::available_parallelism,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use producers::{clock, kafka::Kafka};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{clicks, emit, folds, it::world::World, latency, orders, output, sale};
+use crate::{
+    chart,
+    it::world::{Process, World},
+    output,
+};
 
-/// Every row, in the order in which they are measured: the latency takes its loads from the rates before it.
-pub const ROWS: [&str; 11] = [
-    clicks::NAME,
-    orders::NAME,
-    folds::CLICKS,
-    folds::ORDERS,
-    emit::NAME,
-    latency::NAME,
-    sale::REFUSALS,
-    sale::SETTLED,
-    sale::START,
-    sale::MEMORY,
-    sale::STAMPEDE,
-];
-/// Those of a quick look.
-const QUICK_ROWS: [&str; 3] = [clicks::NAME, orders::NAME, emit::NAME];
+/// The most memory that a process of Millrace should take, with the caches that it has unless told.
+const RUN_MB_MAX: u64 = 150;
+
+/// Measures until it is done or interrupted.
+pub async fn until_done(measuring: impl Future<Output = Result<()>>) -> ExitCode {
+    let measured = tokio::select! {
+        measured = measuring => measured,
+        interrupted = interrupted() => interrupted,
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What was made on the servers goes when the world is dropped.
+async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    bail!("interrupted")
+}
+
+/// A program that measures: `make bench` or `make bench-peers`.
+#[derive(Debug)]
+pub struct Bench {
+    /// Its name, as in the file's.
+    pub name: &'static str,
+    /// What its ratios say.
+    pub about: &'static str,
+    /// Every row, in the order in which they are measured.
+    pub rows: &'static [&'static str],
+    /// Those of a quick look.
+    pub quick_rows: &'static [&'static str],
+}
 
 /// What to measure, and for how long.
 #[derive(Debug, Clone, Serialize)]
@@ -45,7 +77,7 @@ impl Settings {
     ///
     /// # Errors
     /// If one of them is wrong.
-    pub fn from_env() -> Result<Self> {
+    pub fn from_env(bench: &Bench) -> Result<Self> {
         let given = |name| env::var(name).ok().filter(|value| !value.is_empty());
         let number = |name, otherwise: u64| match given(name) {
             None => Ok(otherwise),
@@ -56,9 +88,9 @@ impl Settings {
         };
         let quick = given("BENCH_QUICK").is_some_and(|value| value != "0");
         let rows = match given("BENCH") {
-            Some(names) => named(&names)?,
-            None if quick => QUICK_ROWS.map(str::to_owned).into(),
-            None => ROWS.map(str::to_owned).into(),
+            Some(names) => named(&names, bench.rows)?,
+            None if quick => owned(bench.quick_rows),
+            None => owned(bench.rows),
         };
         Ok(Self {
             rows,
@@ -80,18 +112,22 @@ impl Settings {
     }
 }
 
-/// The rows of these names; `sale` is all of the sale.
-fn named(names: &str) -> Result<Vec<String>> {
+/// The rows of these names; `sale` is all of the sale, `user` all of the users.
+fn named(names: &str, known: &[&str]) -> Result<Vec<String>> {
     let mut rows = Vec::new();
     for name in names.split(',').map(str::trim) {
         let group = format!("{name}-");
-        let before = rows.len();
-        let of_name = |row: &&str| *row == name || row.starts_with(&group);
-        rows.extend(ROWS.into_iter().filter(of_name).map(str::to_owned));
-        let known = ROWS.join(", ");
-        ensure!(rows.len() > before, "BENCH={name}: the rows are {known}");
+        let of_name = |row: &&&str| **row == name || row.starts_with(&group);
+        let found: Vec<_> = known.iter().filter(of_name).copied().collect();
+        let all = known.join(", ");
+        ensure!(!found.is_empty(), "BENCH={name}: the rows are {all}");
+        rows.extend(owned(&found));
     }
     Ok(rows)
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().copied().map(str::to_owned).collect()
 }
 
 /// What a row compares.
@@ -102,10 +138,10 @@ pub struct Row {
     /// What Millrace does, with its unit.
     pub millrace: &'static str,
     /// What it is compared with.
-    pub limit: &'static str,
+    pub beside: &'static str,
     /// The ratio that is wanted; it decides nothing.
     pub target: Option<f64>,
-    /// Units a second of Millrace and of the limit, in the order in which they were measured.
+    /// Units a second of Millrace and of the other, in the order in which they were measured.
     pub pairs: Vec<(f64, f64)>,
 }
 
@@ -114,19 +150,19 @@ impl Row {
     pub fn new(
         name: impl Into<String>,
         millrace: &'static str,
-        limit: &'static str,
+        beside: &'static str,
         target: Option<f64>,
     ) -> Self {
         Self {
             name: name.into(),
             millrace,
-            limit,
+            beside,
             target,
             pairs: Vec::new(),
         }
     }
 
-    /// Measures Millrace and the limit in turns. Each gives units a second, after it has checked that none was lost.
+    /// Measures Millrace and the other in turns. Each gives units a second, after it has checked that none was lost.
     ///
     /// # Errors
     /// The first of either.
@@ -134,10 +170,10 @@ impl Row {
         mut self,
         pairs: usize,
         mut millrace: impl AsyncFnMut() -> Result<f64>,
-        mut limit: impl AsyncFnMut() -> Result<f64>,
+        mut beside: impl AsyncFnMut() -> Result<f64>,
     ) -> Result<Self> {
         for turn in 1..=pairs {
-            let pair = (millrace().await?, limit().await?);
+            let pair = (millrace().await?, beside().await?);
             output::note(format_args!(
                 "{} {turn}/{pairs}: {} beside {} a second, {:.3}",
                 self.name,
@@ -156,7 +192,7 @@ impl Row {
     }
 
     fn ratios(&self) -> impl Iterator<Item = f64> {
-        self.pairs.iter().map(|(millrace, limit)| millrace / limit)
+        ratios(&self.pairs)
     }
 }
 
@@ -193,26 +229,43 @@ impl Latency {
             max_ms: at(100),
         }
     }
+
+    /// The medians of several of the same.
+    pub fn typical(latencies: &[Self]) -> Self {
+        let of = |ms: fn(&Self) -> f64| median(latencies.iter().map(ms));
+        Self {
+            load: latencies[0].load.clone(),
+            what: latencies[0].what,
+            p50_ms: of(|latency| latency.p50_ms),
+            p99_ms: of(|latency| latency.p99_ms),
+            max_ms: of(|latency| latency.max_ms),
+        }
+    }
 }
 
 /// Everything that was measured.
 pub struct Report {
+    bench: &'static Bench,
     settings: Settings,
     started_at: Timestamp,
     rows: Vec<Row>,
     latencies: Vec<Latency>,
+    /// By row, the most memory that a `millrace run` or `millrace process` took in it, in MiB.
+    run_mb: BTreeMap<String, u64>,
     notes: Vec<String>,
     details: serde_json::Map<String, Value>,
 }
 
 impl Report {
     /// A report of nothing yet.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(bench: &'static Bench, settings: &Settings) -> Self {
         Self {
+            bench,
             settings: settings.clone(),
             started_at: Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default(),
             rows: Vec::new(),
             latencies: Vec::new(),
+            run_mb: BTreeMap::new(),
             notes: Vec::new(),
             details: serde_json::Map::new(),
         }
@@ -226,6 +279,12 @@ impl Report {
     /// Adds latencies.
     pub fn add_latencies(&mut self, latencies: Vec<Latency>) {
         self.latencies.extend(latencies);
+    }
+
+    /// Tells how much memory a `millrace run` or `millrace process` took in a row, in MiB; the most of several counts.
+    pub fn took(&mut self, row: &str, run_mb: u64) {
+        let most = self.run_mb.entry(row.to_owned()).or_default();
+        *most = run_mb.max(*most);
     }
 
     /// Adds a line below the table.
@@ -250,12 +309,10 @@ impl Report {
     /// # Errors
     /// If one of them cannot be written.
     pub fn finish(&self) -> Result<()> {
-        let file = self.write()?;
-        let machine = machine();
-        output::line(format_args!("\n{machine}"))?;
-        output::line(
-            "Millrace, the load generator, Kafka and Postgres share these cores; a ratio says how near Millrace comes to what they can do at most.",
-        )?;
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+        let file = self.write(&folder)?;
+        output::line(format_args!("\n{}", machine()))?;
+        output::line(self.bench.about)?;
         if self.settings.quick {
             output::line(
                 "BENCH_QUICK: too little of everything to say how fast; it shows that the measuring works.",
@@ -268,10 +325,17 @@ impl Report {
         if !self.latencies.is_empty() {
             self.print_latencies()?;
         }
+        if !self.run_mb.is_empty() {
+            self.print_memory()?;
+        }
         for note in &self.notes {
             output::line(note)?;
         }
-        output::line(format_args!("raw numbers: {file}"))
+        output::line(format_args!("raw numbers: {file}"))?;
+        match env::var("BENCH_CHART") {
+            Ok(chart) if !chart.is_empty() => chart::draw(&folder, Path::new(&chart)),
+            _ => Ok(()),
+        }
     }
 
     fn print_rows(&self) -> Result<()> {
@@ -280,17 +344,13 @@ impl Report {
         ];
         let mut table = output::table(head);
         for row in &self.rows {
-            let (least, most) = row
-                .ratios()
-                .fold((f64::MAX, f64::MIN), |(least, most), ratio| {
-                    (least.min(ratio), most.max(ratio))
-                });
+            let (least, most) = range(row.ratios());
             table.add_row([
                 row.name.clone(),
                 row.millrace.to_owned(),
                 rounded(row.rate()),
-                row.limit.to_owned(),
-                rounded(median(row.pairs.iter().map(|(_, limit)| *limit))),
+                row.beside.to_owned(),
+                rounded(median(row.pairs.iter().map(|(_, beside)| *beside))),
                 format!("{:.2}", median(row.ratios())),
                 format!("{least:.2}–{most:.2}"),
                 row.target
@@ -315,26 +375,45 @@ impl Report {
         }
         output::align_right(&mut table, &[2, 3, 4]);
         output::print(&table)?;
-        output::line("wanted: all within 1,000 ms, and 50 ms as a rule when idle\n")
+        output::line("")
     }
 
-    fn write(&self) -> Result<String> {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
-        fs::create_dir_all(&folder)?;
-        let name = self.started_at.strftime("%Y%m%dT%H%M%SZ.json").to_string();
-        let file = folder.join(name);
+    fn print_memory(&self) -> Result<()> {
+        let head = ["row", "`run` or `process` took, MB", "limit", ""];
+        let mut table = output::table(head);
+        for (row, &run_mb) in &self.run_mb {
+            let flag = if run_mb > RUN_MB_MAX { "above" } else { "" };
+            table.add_row([
+                row.clone(),
+                run_mb.to_string(),
+                format!("≤ {RUN_MB_MAX}"),
+                flag.to_owned(),
+            ]);
+        }
+        output::align_right(&mut table, &[1, 2]);
+        output::print(&table)?;
+        output::line("")
+    }
+
+    fn write(&self, folder: &Path) -> Result<String> {
+        fs::create_dir_all(folder)?;
+        let time = self.started_at.strftime("%Y%m%dT%H%M%SZ");
+        let file = folder.join(format!("{}-{time}.json", self.bench.name));
         let ratios: Vec<_> = self
             .rows
             .iter()
             .map(|row| json!({ "row": row.name, "median": median(row.ratios()) }))
             .collect();
         let report = json!({
+            "bench": self.bench.name,
             "started_at": self.started_at.to_string(),
             "machine": machine(),
             "settings": self.settings,
             "rows": self.rows,
             "ratios": ratios,
             "latencies": self.latencies,
+            "run_mb": self.run_mb,
+            "run_mb_max": RUN_MB_MAX,
             "notes": self.notes,
             "details": self.details,
         });
@@ -351,6 +430,23 @@ pub fn kafka(world: &World) -> Kafka {
         prefix: world.prefix.clone(),
         properties: Vec::new(),
     }
+}
+
+/// The most memory that a process has taken, in MiB.
+pub fn peak_mb(process: &Process) -> u64 {
+    process.peak_memory_kib() >> 10
+}
+
+/// The ratio of each pair.
+pub fn ratios(pairs: &[(f64, f64)]) -> impl Iterator<Item = f64> {
+    pairs.iter().map(|(millrace, beside)| millrace / beside)
+}
+
+/// The least and the most.
+pub fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::MAX, f64::MIN), |(least, most), value| {
+        (least.min(value), most.max(value))
+    })
 }
 
 /// The middle one, or the mean of the two in the middle; 0 of none.
