@@ -18,14 +18,17 @@ async function refresh() {
       const page = await fetchPage("/log", new AbortController().signal);
       replace(state, page.getElementById("state"));
       replace(document.getElementById("numbers"), page.getElementById("numbers"));
-      const positions = document.getElementById("positions");
-      if (!positions.querySelector("details")) {
-        // Nothing was known yet when this page was loaded.
-        replace(positions, page.getElementById("positions"));
-      }
+      let before = document.getElementById("next");
       for (const newest of page.querySelectorAll("details")) {
-        // Whether one is open is for the reader to say: only what is in it is replaced.
-        replace(document.querySelector(`#${newest.id} tbody`), newest.querySelector("tbody"));
+        const shown = document.getElementById(newest.id);
+        if (shown) {
+          // Whether one is open is for the reader to say: only what is in it is replaced.
+          replace(shown.querySelector("tbody"), newest.querySelector("tbody"));
+        } else {
+          // Nobody knew of it yet when this page was loaded.
+          before.after(newest);
+        }
+        before = shown ?? newest;
       }
     } catch {
       const away = document.createElement("div");
