@@ -1,6 +1,10 @@
 //! Looks at broker, Postgres and lag every few seconds: for `/readyz` and `/metrics`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use processors::{
     lag::{Lag, next_offsets},
@@ -11,15 +15,16 @@ use projections::{
     builds,
     projection::{Live, Projection, live_generations},
 };
-use schemas::topics::TOPICS;
+use schemas::topics::{TOPICS, Topic};
 use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
+use tracing::warn;
 
 use crate::{
     app::App,
-    overview::{Ends, Rates, Tables},
+    overview::{Rates, Tables, TopicSeen},
 };
 
 /// Parts of the process, as `/readyz` names them.
@@ -39,9 +44,15 @@ pub async fn observe(app: Arc<App>) {
         // The broker is asked for the ends of the log: if that takes long, it says nothing of Postgres.
         if let Some((offsets, tables)) = projections.filter(|_| broker_answers) {
             let looked = timeout(LOOK_TIMEOUT, look_at_log(&app, offsets)).await;
-            if let Ok(Ok(ends)) = looked {
-                let prefix = &app.services.kafka.prefix;
-                app.overview.show(prefix, &ends, tables, &mut rates);
+            match looked {
+                Ok(Ok(topics)) => {
+                    let prefix = &app.services.kafka.prefix;
+                    app.overview.show(prefix, &topics, tables, &mut rates);
+                }
+                Ok(Err(error)) => {
+                    warn!(error = %format!("{error:#}"), "cannot see how the log stands");
+                }
+                Err(late) => warn!(error = %late, "cannot see how the log stands"),
             }
         }
         sleep(EVERY).await;
@@ -126,23 +137,50 @@ async fn try_look_at_projections(app: &App) -> sqlx::Result<(NextOffsets, Tables
     Ok((offsets, tables))
 }
 
-/// Where every topic ends, and how far the projections are behind.
-async fn look_at_log(app: &Arc<App>, offsets: NextOffsets) -> anyhow::Result<Ends> {
-    let mut ends = Ends::default();
-    for (projection, next_offsets) in offsets {
-        let lags = beside(app, move |app| {
-            let now_ms = clock::now_ms();
-            app.meter.measure(projection, &next_offsets, now_ms)
-        });
-        let lags = lags.await?;
-        lags.iter().for_each(|lag| show_lag(app, lag));
-        ends.lags.push((projection, lags));
-    }
+/// How far every topic goes, and the projections of it. Shows the lag of each, also if another topic does not tell.
+async fn look_at_log(app: &Arc<App>, offsets: NextOffsets) -> anyhow::Result<Vec<TopicSeen>> {
+    let offsets = Arc::new(offsets);
+    let mut outcome = Ok(Vec::new());
     for topic in TOPICS {
-        let extents = beside(app, |app| app.meter.extents(topic));
-        ends.extents.push((topic, extents.await?));
+        let offsets = Arc::clone(&offsets);
+        match beside(app, move |app| look_at_topic(app, topic, &offsets)).await {
+            Ok(seen) => {
+                let lags = seen.lags.iter().flat_map(|(_, lags)| lags);
+                lags.for_each(|lag| show_lag(app, lag));
+                if let Ok(all) = &mut outcome {
+                    all.push(seen);
+                }
+            }
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
     }
-    Ok(ends)
+    outcome
+}
+
+fn look_at_topic(
+    app: &App,
+    topic: &'static Topic,
+    offsets: &NextOffsets,
+) -> anyhow::Result<TopicSeen> {
+    let extents = app.meter.extents(topic)?;
+    let at = Instant::now();
+    let of_it = offsets
+        .iter()
+        .filter(|(projection, _)| projection.of.name == topic.name);
+    let lags = of_it.map(|(projection, next_offsets)| {
+        let now_ms = clock::now_ms();
+        let measured = app
+            .meter
+            .measure_within(&extents, projection, next_offsets, now_ms);
+        measured.map(|lags| (*projection, lags))
+    });
+    let lags = lags.collect::<anyhow::Result<_>>()?;
+    Ok(TopicSeen {
+        topic,
+        at,
+        extents,
+        lags,
+    })
 }
 
 /// Asks where waiting is allowed.

@@ -29,12 +29,15 @@ const RATE_OVER: Duration = Duration::from_secs(10);
 pub struct Overview(ArcSwapOption<LogStands>);
 
 /// What is asked of the broker.
-#[derive(Default)]
-pub struct Ends {
-    /// How far each projection is behind.
+pub struct TopicSeen {
+    /// The topic.
+    pub topic: &'static Topic,
+    /// When it was seen how far it goes.
+    pub at: Instant,
+    /// Where its partitions begin and end.
+    pub extents: Vec<Extent>,
+    /// How far each of its projections is behind.
     pub lags: Vec<(&'static Projection, Vec<Lag>)>,
-    /// Where each topic begins and ends.
-    pub extents: Vec<(&'static Topic, Vec<Extent>)>,
 }
 
 /// What is asked of Postgres.
@@ -175,18 +178,18 @@ impl Overview {
     }
 
     /// Shows what was seen now, of the topics with this prefix.
-    pub(crate) fn show(&self, prefix: &str, ends: &Ends, tables: Tables, rates: &mut Rates) {
-        let now = Instant::now();
-        let topics = ends.extents.iter().map(|(topic, extents)| {
-            let end = extents.iter().map(|extent| extent.end_offset).sum();
+    pub(crate) fn show(&self, prefix: &str, seen: &[TopicSeen], tables: Tables, rates: &mut Rates) {
+        let topics = seen.iter().map(|seen| {
+            let end = seen.extents.iter().map(|extent| extent.end_offset).sum();
             TopicStands {
-                topic: topic.full_name(prefix),
-                partitions: extents.len(),
-                records: extents.iter().map(Extent::records).sum(),
-                records_per_second: rates.per_second(topic.name, end, now),
+                topic: seen.topic.full_name(prefix),
+                partitions: seen.extents.len(),
+                records: seen.extents.iter().map(Extent::records).sum(),
+                records_per_second: rates.per_second(seen.topic.name, end, seen.at),
             }
         });
-        let projections = ends.lags.iter().filter_map(|(projection, lags)| {
+        let lags = seen.iter().flat_map(|seen| &seen.lags);
+        let projections = lags.filter_map(|(projection, lags)| {
             let mut live = tables.live.iter();
             let live = live.find(|live| live.projection == projection.name)?;
             let topic = projection.topic(prefix);

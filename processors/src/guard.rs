@@ -153,6 +153,9 @@ fn led(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
 
 /// What the log says otherwise than what was applied of it.
 fn contradiction(log: &Log, led: &[i32], id: &LogId, known: &Known) -> Result<Option<String>> {
+    let partitions = known.applied.iter().map(|applied| applied.partition);
+    let there: Vec<_> = partitions.filter(|of| led.contains(of)).collect();
+    let extents = log.extents_of(&there)?;
     let mut lasts = Vec::new();
     for applied in &known.applied {
         if applied.next_offset == 0 {
@@ -164,11 +167,11 @@ fn contradiction(log: &Log, led: &[i32], id: &LogId, known: &Known) -> Result<Op
                 log.topic, log.partitions, applied.partition
             )));
         }
-        if !led.contains(&applied.partition) {
+        let mut extents = extents.iter();
+        let Some(extent) = extents.find(|extent| extent.partition == applied.partition) else {
             continue;
-        }
-        let extent = log.extent(applied.partition)?;
-        if let Some(what) = lost(&log.topic, extent, applied) {
+        };
+        if let Some(what) = lost(&log.topic, *extent, applied) {
             return Ok(Some(what));
         }
         let Some(last) = applied.last else { continue };

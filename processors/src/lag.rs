@@ -78,9 +78,22 @@ impl Meter {
         next_offsets: &[(i32, i64)],
         now_ms: i64,
     ) -> Result<Vec<Lag>> {
-        let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = Log::with(&consumer, &projection.topic(&self.prefix))?;
-        let lag_of = |extent: Extent| {
+        let extents = self.extents(projection.of)?;
+        self.measure_within(&extents, projection, next_offsets, now_ms)
+    }
+
+    /// As [`Self::measure`], where it is known how far the partitions of the topic go.
+    ///
+    /// # Errors
+    /// If the broker does not answer.
+    pub fn measure_within(
+        &self,
+        extents: &[Extent],
+        projection: &'static Projection,
+        next_offsets: &[(i32, i64)],
+        now_ms: i64,
+    ) -> Result<Vec<Lag>> {
+        let lag_of = |extent: &Extent| {
             let known = next_offsets.iter().find(|(p, _)| *p == extent.partition);
             let next_offset = known.map_or(0, |(_, next_offset)| *next_offset);
             Lag {
@@ -93,7 +106,7 @@ impl Meter {
                 seconds: 0.0,
             }
         };
-        let mut lags: Vec<_> = log.extents()?.into_iter().map(lag_of).collect();
+        let mut lags: Vec<_> = extents.iter().map(lag_of).collect();
         let oldest: Vec<_> = lags
             .iter()
             .map(|lag| (lag, lag.next_offset.max(lag.first_offset)))
@@ -103,6 +116,8 @@ impl Meter {
         if oldest.is_empty() {
             return Ok(lags);
         }
+        let consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = Log::with(&consumer, &projection.topic(&self.prefix))?;
         for record in log.first_in(&oldest, PATIENCE)? {
             let age_ms = now_ms - record.timestamp_ms.unwrap_or(now_ms);
             let lag = lags
