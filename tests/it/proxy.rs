@@ -54,6 +54,9 @@ pub trait Rules: Send + Sync + 'static {
         way: Way,
         message: &[u8],
     ) -> impl Future<Output = Verdict> + Send;
+
+    /// No message comes this way any more.
+    fn ended(&self, _: &Self::Talk, _: Way) {}
 }
 
 /// A proxy at work; it and its connections end when it is dropped.
@@ -134,6 +137,7 @@ async fn pump<R: Rules>(
         let whole = rules.message_len(talk, way, &bytes);
         let Some(len) = whole.filter(|len| *len <= bytes.len()) else {
             if from.read_buf(&mut bytes).await? == 0 {
+                rules.ended(talk, way);
                 return to.shutdown().await;
             }
             continue;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{oneshot, watch};
@@ -55,7 +58,8 @@ impl Held {
         let _ = self.fate.send(Verdict::Cut);
     }
 
-    /// Waits until Postgres says something that is kept back: that it has committed, or that it ends the session.
+    /// Waits until Postgres says something that is kept back: that it has committed, or that it ends the session. At once
+    /// if it had ended it before.
     pub async fn spoken_to(&mut self) {
         // Fails if the connection has gone.
         let _ = self.has_spoken.wait_for(|has_spoken| *has_spoken).await;
@@ -136,8 +140,9 @@ pub struct Talk {
     told: Mutex<Told>,
     /// Answers are kept back.
     is_mute: watch::Sender<bool>,
-    /// The server has said something that is kept back.
+    /// The server has said something that is kept back, or has ended.
     has_spoken: watch::Sender<bool>,
+    has_ended: AtomicBool,
     /// Decides on answers that are kept back after the request went on.
     unanswered: Mutex<Option<oneshot::Receiver<Verdict>>>,
 }
@@ -148,6 +153,7 @@ impl Default for Talk {
             told: Mutex::default(),
             is_mute: watch::Sender::new(false),
             has_spoken: watch::Sender::new(false),
+            has_ended: AtomicBool::new(false),
             unanswered: Mutex::default(),
         }
     }
@@ -213,6 +219,13 @@ impl Rules for Transactions {
             Way::Down => judge_answer(talk).await,
         }
     }
+
+    fn ended(&self, talk: &Talk, way: Way) {
+        if way == Way::Down {
+            talk.has_ended.store(true, Ordering::SeqCst);
+            talk.has_spoken.send_replace(true);
+        }
+    }
 }
 
 impl Transactions {
@@ -221,6 +234,10 @@ impl Transactions {
             return Verdict::Pass;
         };
         talk.has_spoken.send_replace(false);
+        // Whichever comes second sees the first.
+        if talk.has_ended.load(Ordering::SeqCst) {
+            talk.has_spoken.send_replace(true);
+        }
         talk.is_mute.send_replace(true);
         let (fate, decided) = oneshot::channel();
         let held = Held {
