@@ -22,7 +22,7 @@ pub const NAME: &str = "clicks";
 /// The row whose rate is the maximum that the loads of the latency are taken from.
 pub const MAXIMUM: &str = "clicks-512";
 
-const CONNECTIONS: [(i64, Option<f64>); 2] = [(64, None), (512, Some(0.45))];
+const CONNECTIONS: [(i64, Option<f64>); 2] = [(64, Some(0.35)), (512, Some(0.6))];
 const BANNER: i64 = 7;
 /// How long it warms up, in seconds: a broker that has just started takes three times as long for everything at first.
 const WARM_UP: u64 = 10;

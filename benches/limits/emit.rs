@@ -62,7 +62,7 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
         NAME,
         "clicks of `millrace emit`",
         "bare producer",
-        Some(0.5),
+        Some(0.7),
     );
     let row = row
         .alternate(

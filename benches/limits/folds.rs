@@ -86,7 +86,7 @@ pub async fn measure_clicks(settings: &Settings, report: &mut Report) -> Result<
         CLICKS,
         "clicks from the log into empty tables",
         "bare consumer",
-        Some(0.5),
+        Some(0.75),
     );
     let row = row
         .alternate(
@@ -120,7 +120,7 @@ pub async fn measure_orders(settings: &Settings, report: &mut Report) -> Result<
         ORDERS,
         "orders from the log into empty tables",
         "COPY of their rows",
-        Some(0.25),
+        Some(0.4),
     );
     let row = row
         .alternate(

@@ -22,6 +22,7 @@
     reason = "a program has no outside: pub is what its other files use"
 )]
 
+mod bare;
 mod clicks;
 mod emit;
 mod folds;

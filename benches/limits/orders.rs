@@ -35,7 +35,7 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
     output::note(format_args!("orders: places {ORDERS} and warms up"));
     place(&world).await?;
     must_compare(&run).await?;
-    let row = Row::new(NAME, "orders from the cache", "constant body", Some(0.7));
+    let row = Row::new(NAME, "orders from the cache", "constant body", Some(0.85));
     let hits = Hits {
         turns: TURNS,
         cache: NAME,

@@ -59,7 +59,7 @@ pub async fn measure_clicks(settings: &Settings, report: &mut Report) -> Result<
         CLICKS,
         "clicks from the log into new tables, to the switch",
         "bare consumer",
-        Some(0.6),
+        Some(0.75),
     );
     let row = row
         .alternate(

@@ -5,7 +5,6 @@
 //!   takes beside a bare client; [`start`]: a full window beside a bare consumer.
 //! * [`memory`]: with ten thousand callers; [`stampede`]: everything at once.
 
-pub mod bare;
 mod crowd;
 pub mod memory;
 pub mod refusals;

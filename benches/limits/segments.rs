@@ -24,11 +24,11 @@ use tokio::{
 };
 
 use crate::{
+    bare::append_and_tail,
     hits::{CONNECTIONS, Hits, must_be_alike},
     it::world::{Process, World, http::Answer},
     output,
     run::{Latency, Report, Row, Settings, median, peak_mb, rounded},
-    sale::bare::append_and_tail,
     tools::{Turns, pgbench, wrk_keyed},
 };
 
@@ -82,7 +82,7 @@ pub async fn measure_hits(settings: &Settings, report: &mut Report) -> Result<()
     }
     world.caught_up(CACHE).await;
     must_compare(&run).await?;
-    let row = Row::new(HIT, "segments from the cache", "constant body", Some(0.75));
+    let row = Row::new(HIT, "segments from the cache", "constant body", Some(0.85));
     let hits = Hits {
         turns: TURNS,
         cache: CACHE,

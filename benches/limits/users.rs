@@ -64,7 +64,7 @@ pub async fn measure_hits(settings: &Settings, report: &mut Report) -> Result<()
     output::note(format_args!("{HIT}: sets {USERS} users and warms up"));
     set(&world, &run).await?;
     must_compare(&run).await?;
-    let row = Row::new(HIT, "users from the cache", "constant body", Some(0.75));
+    let row = Row::new(HIT, "users from the cache", "constant body", Some(0.85));
     let hits = Hits {
         turns: TURNS,
         cache: CACHE,
@@ -137,7 +137,7 @@ pub async fn measure_misses(settings: &Settings, report: &mut Report) -> Result<
     }
     pgbench(&world, &script, TO_POSTGRES, 1).await?;
     let before = cache_reads(&run, CACHE).await;
-    let row = Row::new(MISS, "users from Postgres", "pgbench", Some(0.4));
+    let row = Row::new(MISS, "users from Postgres", "pgbench", Some(0.5));
     let row = row
         .alternate(
             settings.pairs,

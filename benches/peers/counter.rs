@@ -30,7 +30,7 @@ pub const BANNER: i64 = 7;
 /// # Errors
 /// If clicks were lost or counted twice.
 pub async fn measure_wide(settings: &Settings, report: &mut Report) -> Result<()> {
-    measure(settings, report, WIDE, 512, Some(1.0)).await
+    measure(settings, report, WIDE, 512, Some(1.2)).await
 }
 
 /// Measures the row over few connections.

@@ -43,6 +43,7 @@ mod common {
 #[expect(dead_code, reason = "`make bench` uses all of it")]
 #[path = "../limits"]
 mod limits {
+    pub mod bare;
     pub mod clicks;
     pub mod emit;
     pub mod folds;
@@ -66,7 +67,7 @@ use anyhow::{Context, Result, bail};
 
 use self::{
     common::{chart, hits, run, tools},
-    limits::{clicks, emit, folds, orders, sale, users},
+    limits::{bare, clicks, emit, folds, orders, sale, users},
     run::{Bench, Report, Settings},
 };
 

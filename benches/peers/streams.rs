@@ -45,7 +45,7 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
         NAME,
         "clicks from the log into Postgres",
         "Kafka Streams, in memory",
-        Some(1.0),
+        Some(1.5),
     );
     let mut turn = 0;
     let row = row

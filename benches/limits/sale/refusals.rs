@@ -53,7 +53,7 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
         REFUSALS,
         "checkouts of a sold item, 409",
         "constant 409",
-        Some(0.7),
+        Some(0.85),
     );
     let row = row
         .alternate(

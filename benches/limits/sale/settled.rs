@@ -14,12 +14,12 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{
-    NO_CODE, SETTLED, bare,
+    NO_CODE, SETTLED,
     crowd::{Asked, ask},
     far_from_the_end, purchase, verdicts,
 };
 use crate::{
-    clicks,
+    bare, clicks,
     it::world::{Process, World, eventually},
     output,
     run::{Latency, Report, Row, Settings, median, peak_mb, rounded},
