@@ -51,12 +51,12 @@ const PASSED_EVERY: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 256;
 
 /// The most that is fetched of a partition at once, in bytes, unless the operator says otherwise.
-const FETCH_BYTES_MAX: &str = "524288";
+const FETCH_BYTES_MAX: &str = "262144";
 /// The most that is read ahead of a fold, of each partition. A small record takes several times its bytes, so this is memory
 /// while a fold catches up; ARCHITECTURE.md says what other sizes did.
 const READ_AHEAD_KBYTES_MAX: &str = "8192";
-/// The same for each partition, in records.
-const READ_AHEAD_RECORDS_MAX: &str = "8000";
+/// The same in records, and no more than two batches of them.
+const READ_AHEAD_RECORDS_MAX: usize = 8_000;
 
 /// From which offset to read each of these partitions; may take a bounded time. With none when they are given back.
 pub type Start = dyn Fn(&[i32]) -> Result<Vec<(i32, i64)>, String> + Send + Sync;
@@ -130,7 +130,9 @@ impl Consumer {
             epoch: Arc::clone(&epoch),
             state: Mutex::default(),
         };
-        let config = config(kafka, &reading.partitions);
+        let mut config = config(kafka, &reading.partitions);
+        let read_ahead = READ_AHEAD_RECORDS_MAX.min(2 * reading.batch_max);
+        config.set("queued.min.messages", read_ahead.to_string());
         let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
         let name = format!("read-{}", reading.topic);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -245,7 +247,7 @@ pub fn config(kafka: &Kafka, partitions: &Partitions) -> ClientConfig {
         .set("group.protocol", "classic")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.queue.backoff.ms", "5")
-        .set("queued.min.messages", READ_AHEAD_RECORDS_MAX)
+        .set("queued.min.messages", READ_AHEAD_RECORDS_MAX.to_string())
         .set("queued.max.messages.kbytes", READ_AHEAD_KBYTES_MAX)
         .set("enable.partition.eof", "false");
     let sizes = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
