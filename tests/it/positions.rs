@@ -36,7 +36,9 @@ async fn a_position_that_cannot_be_is_refused() {
         vec![format!("{orders}/0@0"); 257].join(","),
     ] {
         for path in [STATS, ORDER] {
-            run.get_at(path, &wrong).await.problem(400, "bad_request");
+            run.get_at_once(path, &wrong)
+                .await
+                .problem(400, "bad_request");
         }
     }
     let bytes = run
@@ -47,12 +49,14 @@ async fn a_position_that_cannot_be_is_refused() {
     let place = world.read_topic("orders").await.remove(0);
     for offset in [1, i64::MAX] {
         let beyond = format!("{orders}/{}@{offset}", place.partition);
-        run.get_at(ORDER, &beyond).await.problem(400, "bad_request");
-        run.get_at(STATS, &format!("{clicks}/0@{offset}"))
+        run.get_at_once(ORDER, &beyond)
+            .await
+            .problem(400, "bad_request");
+        run.get_at_once(STATS, &format!("{clicks}/0@{offset}"))
             .await
             .problem(400, "bad_request");
     }
-    run.get_at(STATS, &format!("{clicks}/0@0"))
+    run.get_at_once(STATS, &format!("{clicks}/0@0"))
         .await
         .problem(400, "bad_request");
 }
@@ -75,7 +79,7 @@ async fn a_position_that_nobody_folds_ends_the_wait_in_time() {
     let clicked = api.get("/v1/banners/counter/1").await;
     for (path, position) in [(ORDER, placed), (STATS, clicked.position())] {
         let began = Instant::now();
-        let answer = api.get_at(path, position).await;
+        let answer = api.get_at_once(path, position).await;
         let took = began.elapsed();
         answer.problem(503, "not_caught_up");
         assert!(
@@ -88,8 +92,8 @@ async fn a_position_that_nobody_folds_ends_the_wait_in_time() {
         assert!(took >= wait && took < wait * 6, "{path} took {took:?}");
     }
     // The position of a topic that an answer does not depend on is nothing to wait for.
-    assert_eq!(api.get_at(STATS, placed).await.body, r#"{"stats":[]}"#);
-    api.get_at(ORDER, clicked.position())
+    assert_eq!(api.get_at_once(STATS, placed).await.body, r#"{"stats":[]}"#);
+    api.get_at_once(ORDER, clicked.position())
         .await
         .problem(404, "not_found");
 
@@ -97,8 +101,8 @@ async fn a_position_that_nobody_folds_ends_the_wait_in_time() {
     world.caught_up("orders").await;
     world.caught_up("clicks").await;
     let both = format!("{},{}", placed, clicked.position());
-    assert_eq!(api.get_at(ORDER, &both).await.json(), order("a"));
-    assert_eq!(api.get_at(STATS, &both).await.status, 200);
+    assert_eq!(api.get_at_once(ORDER, &both).await.json(), order("a"));
+    assert_eq!(api.get_at_once(STATS, &both).await.status, 200);
     let twice = api.request(Method::GET, ORDER).header(MIN_POSITION, placed);
     assert_eq!(
         api.send(twice.header(MIN_POSITION, clicked.position()))
@@ -122,9 +126,9 @@ async fn a_position_is_reached_once_its_record_is_counted_and_not_before() {
     let mut api = world.spawn(&["api"], &[("MILLRACE_WAIT_MS", "300")]);
     api.ready().await;
     let at = |offset: i64| format!("{}/0@{offset}", world.topic("clicks"));
-    let counted = api.get_at(STATS, &at(0)).await.json();
+    let counted = api.get_at_once(STATS, &at(0)).await.json();
     assert_eq!(counted["stats"][0]["v"], 1);
-    let next = api.get_at(STATS, &at(1)).await;
+    let next = api.get_at_once(STATS, &at(1)).await;
     next.problem(503, "not_caught_up");
 }
 
@@ -148,7 +152,7 @@ async fn read_back(world: &World, writer: &Process, reader: &Process) {
         let uid = format!("{}-{}-{n}", writer.id(), reader.id());
         let placed = writer.post("/v1/orders", &order(&uid)).await;
         let path = format!("/order?uid={uid}");
-        let found = reader.get_at(&path, placed.position()).await;
+        let found = reader.get_at_once(&path, placed.position()).await;
         assert_eq!(
             (found.status, found.json()),
             (200, order(&uid)),

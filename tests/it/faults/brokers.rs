@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use processors::inspect::Log;
+use producers::kafka::Kafka;
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer},
@@ -16,6 +18,7 @@ use tokio::{
     sync::{Mutex, MutexGuard},
     task::spawn_blocking,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     RECOVERY, faults,
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     judges::kafka::kafka,
-    world::{COMMAND_MAX, Servers, World, eventually_within},
+    world::{COMMAND_MAX, Raw, Servers, World, eventually_within},
 };
 
 const BROKERS: u16 = 3;
@@ -59,10 +62,25 @@ impl Cluster {
         }
     }
 
+    /// To ask them.
+    fn kafka(&self) -> Kafka {
+        Kafka {
+            brokers: self.servers().brokers,
+            prefix: String::new(),
+            properties: Vec::new(),
+        }
+    }
+
     /// `kill -9`.
     async fn kill(&self, broker: i32) {
         let name = format!("kafka{broker}");
         run(self.set, &["stop", "--only", &name, "--kill"]).await;
+    }
+
+    /// In good order: it hands over what it leads.
+    async fn stop(&self, broker: i32) {
+        let name = format!("kafka{broker}");
+        run(self.set, &["stop", "--only", &name]).await;
     }
 
     /// Starts those that are dead, and waits until every record is on all three: another one may be killed then.
@@ -183,6 +201,35 @@ async fn any_one_of_three_brokers_may_die_and_writes_go_on() {
     let (clicks, orders) = (clicks.end().await, orders.end().await);
     answers_were_true(&world, &clicks, &orders).await;
     run.terminate().await;
+}
+
+#[tokio::test]
+async fn where_a_topic_ends_is_told_while_others_come_to_lead_it() {
+    let cluster = Cluster::take().await;
+    let world = World::on(cluster.servers(), "leaders").await;
+    let junk = (0..8).map(|partition| Raw::value("junk").into_partition(partition));
+    world.append_all("clicks", junk.collect()).await;
+    let stopping = CancellationToken::new();
+    let (stop, kafka, topic) = (stopping.clone(), cluster.kafka(), world.topic("clicks"));
+    // The same client all the time: what it knows of the leaders is out of date again and again.
+    let asking = spawn_blocking(move || {
+        let log = Log::open(&kafka, &topic)?;
+        let mut asked = 0;
+        while !stop.is_cancelled() {
+            let extents = log.extents()?;
+            assert!(extents.iter().all(|extent| extent.records() == 1));
+            asked += 1;
+        }
+        anyhow::Ok(asked)
+    });
+    let _stop = stopping.clone().drop_guard();
+    for _ in 0..faults(3) {
+        cluster.stop(cluster.busiest(&world).await).await;
+        cluster.start().await;
+    }
+    stopping.cancel();
+    let asked = asking.await.unwrap().unwrap();
+    assert!(asked > 100, "{asked}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, process::Process};
+use super::{PATIENCE, eventually, process::Process};
 
 /// Where a write stands on the log.
 pub const POSITION: &str = "millrace-position";
@@ -105,8 +105,18 @@ impl Process {
         self.send(self.request(Method::GET, path)).await
     }
 
-    /// `GET`, reflecting a position.
+    /// `GET`, reflecting a position; comes again as it is told to: on a machine that is busy the fold may take longer
+    /// than an answer may wait.
     pub async fn get_at(&self, path: &str, position: &str) -> Answer {
+        eventually(&format!("{path} reflects {position}"), async || {
+            let answer = self.get_at_once(path, position).await;
+            (!answer.body.contains(r#""reason":"not_caught_up""#)).then_some(answer)
+        })
+        .await
+    }
+
+    /// `GET`, reflecting a position, if that is reached while the answer may wait.
+    pub async fn get_at_once(&self, path: &str, position: &str) -> Answer {
         self.send(
             self.request(Method::GET, path)
                 .header(MIN_POSITION, position),
