@@ -28,7 +28,7 @@ const RATE_OVER: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Overview(ArcSwapOption<LogStands>);
 
-/// What is asked of the broker.
+/// What the broker tells of a topic.
 pub struct TopicSeen {
     /// The topic.
     pub topic: &'static Topic,

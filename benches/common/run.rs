@@ -7,16 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use producers::{clock, kafka::Kafka};
+use producers::clock;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{
-    chart,
-    it::world::{Process, World},
-    output,
-};
+use crate::{chart, it::world::Process, output};
 
 /// The most memory that a process of Millrace should take, with the caches that it has unless told.
 const RUN_MB_MAX: u64 = 150;
@@ -420,15 +416,6 @@ impl Report {
         let text = serde_json::to_string_pretty(&report)?;
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(file.display().to_string())
-    }
-}
-
-/// How a client of the row reaches the topics of a world.
-pub fn kafka(world: &World) -> Kafka {
-    Kafka {
-        brokers: world.servers.brokers.clone(),
-        prefix: world.prefix.clone(),
-        properties: Vec::new(),
     }
 }
 

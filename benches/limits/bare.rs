@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{BaseRecord, DefaultProducerContext, ThreadedProducer},
 };
 
-use crate::{it::world::World, run::kafka};
+use crate::it::world::World;
 
 /// As long as the event of a purchase.
 const RECORD_BYTES: usize = 64;
@@ -36,7 +36,7 @@ pub async fn append_and_tail(
     lasting: Duration,
 ) -> Result<Vec<Duration>> {
     let end = world.ends(topic).await[0];
-    let (kafka, topic) = (kafka(world), world.topic(topic));
+    let (kafka, topic) = (world.kafka(), world.topic(topic));
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

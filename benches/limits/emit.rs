@@ -33,7 +33,7 @@ use crate::{
     clicks::on_log,
     it::world::World,
     output,
-    run::{Report, Row, Settings, kafka},
+    run::{Report, Row, Settings},
 };
 
 /// The row.
@@ -99,7 +99,7 @@ async fn bare(world: &World, count: usize) -> Result<f64> {
     let before = on_log(world).await;
     let click = json!({ "banner_id": BANNER, "received_at": clock::now_ms() });
     let value = world.writer(BannerClicked::TOPIC.name).await.value(&click);
-    let (kafka, topic) = (kafka(world), world.topic(BannerClicked::TOPIC.name));
+    let (kafka, topic) = (world.kafka(), world.topic(BannerClicked::TOPIC.name));
     let partitions = BannerClicked::TOPIC.partitions;
     let sending = move || send(&kafka, &topic, partitions, repeat_n(&value, count));
     let rate = tokio::task::spawn_blocking(sending).await??;

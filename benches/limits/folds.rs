@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     it::world::{Process, World, eventually_within},
     output,
-    run::{Report, Row, Settings, kafka, peak_mb},
+    run::{Report, Row, Settings, peak_mb},
 };
 
 /// The row of the clicks.
@@ -162,7 +162,7 @@ pub fn orders(count: usize) -> impl ExactSizeIterator<Item = OrderPlaced> {
 /// # Errors
 /// If one of them is not acknowledged.
 pub async fn fill<E: Event>(world: &World, events: impl ExactSizeIterator<Item = E>) -> Result<()> {
-    let kafka = kafka(world);
+    let kafka = world.kafka();
     let appender = Appender::new(&kafka, Profile::Bulk, AppendMetrics::default())?;
     let writer = EventWriter::<E>::new(Arc::new(appender), &kafka.prefix);
     writer
@@ -313,7 +313,7 @@ async fn assigned_at_ms(process: &mut Process) -> Result<i64> {
 /// # Errors
 /// If it does not have so many.
 pub async fn read(world: &World, count: usize) -> Result<f64> {
-    let (kafka, topic) = (kafka(world), world.topic(BannerClicked::TOPIC.name));
+    let (kafka, topic) = (world.kafka(), world.topic(BannerClicked::TOPIC.name));
     let partitions = BannerClicked::TOPIC.partitions;
     let reading = move || {
         let consumer = config(&kafka, &Partitions::All(partitions)).create()?;

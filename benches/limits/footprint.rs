@@ -28,7 +28,7 @@ use crate::{
     folds::{clicks, fill, fold, fold_orders, must_have_folded, orders},
     it::world::{PATIENCE, World},
     output,
-    run::{Report, Settings, kafka, median, peak_mb, range},
+    run::{Report, Settings, median, peak_mb, range},
     tools::log_bytes,
 };
 
@@ -104,7 +104,7 @@ async fn first_answers(world: &World) -> Result<Duration> {
     let began = Instant::now();
     let mut connection = PgConnection::connect(&world.database_url()).await?;
     sqlx::query("SELECT 1").execute(&mut connection).await?;
-    let kafka = kafka(world);
+    let kafka = world.kafka();
     let asking = move || {
         let consumer = inspect::consumer(&kafka)?;
         consumer.fetch_metadata(None, PATIENCE)?;

@@ -35,7 +35,7 @@ use crate::{
     folds::{Folded, clicks, fill, fold_by, fold_clicks, folding, must_have_folded},
     it::world::{PATIENCE, World, eventually},
     output,
-    run::{Report, Row, Settings, kafka},
+    run::{Report, Row, Settings},
 };
 
 /// The row of the events.
@@ -153,7 +153,7 @@ impl Work {
             "{PARTITIONS}: appends {count} clicks to {partitions} of the partitions"
         ));
         let world = World::new("bench_growth_partitions").await;
-        let (kafka, topic) = (kafka(&world), world.topic(BannerClicked::TOPIC.name));
+        let (kafka, topic) = (world.kafka(), world.topic(BannerClicked::TOPIC.name));
         let registry = Registry::new(&world.servers.registry_url)?;
         let id = registry
             .register(&subject(&topic), BannerClicked::TOPIC.avsc)
@@ -202,7 +202,7 @@ struct Held {
 
 impl Held {
     fn new(world: &World) -> Result<Self> {
-        let kafka = kafka(world);
+        let kafka = world.kafka();
         let group = format!("{}millrace-{}", kafka.prefix, Clicks::PROJECTION.name);
         let partitions = Partitions::Shared {
             group: group.clone(),

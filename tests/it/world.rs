@@ -8,7 +8,7 @@ pub mod process;
 
 use std::{env, fmt, net::ToSocketAddrs, process::Stdio, thread, time::Duration};
 
-use producers::clock;
+use producers::{clock, kafka::Kafka};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -285,6 +285,15 @@ impl World {
             pool,
             servers,
             is_without_topics: true,
+        }
+    }
+
+    /// How a client reaches its topics.
+    pub fn kafka(&self) -> Kafka {
+        Kafka {
+            brokers: self.servers.brokers.clone(),
+            prefix: self.prefix.clone(),
+            properties: Vec::new(),
         }
     }
 

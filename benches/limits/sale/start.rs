@@ -20,7 +20,7 @@ use crate::{
     folds::{fill, read_to_end},
     it::world::{World, eventually},
     output,
-    run::{Report, Row, Settings, kafka},
+    run::{Report, Row, Settings},
 };
 
 const RECORDS: usize = 1_000_000;
@@ -99,7 +99,7 @@ async fn start(world: &World, count: usize) -> Result<f64> {
 }
 
 async fn read(world: &World, count: usize) -> Result<f64> {
-    let (kafka, topic) = (kafka(world), world.topic("sales"));
+    let (kafka, topic) = (world.kafka(), world.topic("sales"));
     let reading = move || read_to_end(&inspect::consumer(&kafka)?, &topic, 1, count);
     tokio::task::spawn_blocking(reading).await?
 }

@@ -8,7 +8,6 @@ use std::{
 };
 
 use processors::inspect::Log;
-use producers::kafka::Kafka;
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer},
@@ -59,15 +58,6 @@ impl Cluster {
         Servers {
             brokers: (0..BROKERS).map(address).collect::<Vec<_>>().join(","),
             ..Servers::default()
-        }
-    }
-
-    /// To ask them.
-    fn kafka(&self) -> Kafka {
-        Kafka {
-            brokers: self.servers().brokers,
-            prefix: String::new(),
-            properties: Vec::new(),
         }
     }
 
@@ -210,10 +200,10 @@ async fn where_a_topic_ends_is_told_while_others_come_to_lead_it() {
     let junk = (0..8).map(|partition| Raw::value("junk").into_partition(partition));
     world.append_all("clicks", junk.collect()).await;
     let stopping = CancellationToken::new();
-    let (stop, kafka, topic) = (stopping.clone(), cluster.kafka(), world.topic("clicks"));
+    let (stop, kafka) = (stopping.clone(), world.kafka());
     // The same client all the time: what it knows of the leaders is out of date again and again.
     let asking = spawn_blocking(move || {
-        let log = Log::open(&kafka, &topic)?;
+        let log = Log::open(&kafka, "clicks")?;
         let mut asked = 0;
         while !stop.is_cancelled() {
             let extents = log.extents()?;

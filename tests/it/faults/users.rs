@@ -158,7 +158,7 @@ async fn read_at(process: &Process, id: &str, position: &str) -> Answer {
         RECOVERY,
         &format!("{id} is read at {position}"),
         async || {
-            let answer = process.get_at(&of(id), position).await;
+            let answer = process.get_at_once(&of(id), position).await;
             (answer.status != 503).then_some(answer)
         },
     )
