@@ -128,6 +128,7 @@ impl<D: Cached> Tail<D> {
             partitions: Partitions::All(D::Event::TOPIC.partitions),
             batch_max: BATCH_MAX,
             batch_age: BATCH_AGE,
+            fetch_wait: None,
         };
         let start = starting_points::<D>(Arc::clone(&self.app));
         let mut consumer = match Consumer::start(&self.app.services.kafka, reading, start) {

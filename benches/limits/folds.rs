@@ -55,7 +55,7 @@ pub const CLICKS: &str = "click-fold";
 pub const ORDERS: &str = "order-fold";
 
 /// How many clicks are folded.
-pub const CLICK_COUNT: usize = 2_000_000;
+pub const CLICK_COUNT: usize = 5_000_000;
 /// How many banners are clicked.
 pub const BANNERS: usize = 1_000;
 const CLICKS_A_MINUTE: usize = 100_000;

@@ -1,7 +1,7 @@
 //! The fold of the clicks: summed per banner, minute and partition. Before this: `producers/src/clicks.rs`; next:
 //! `projections/src/clicks.rs`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use projections::{
     clicks::{Added, BEGIN_PARTIAL, END_PARTIAL, FINAL, PARTIAL, PROJECTION, copy},
@@ -27,7 +27,9 @@ impl Fold for Clicks {
     type Prior = ();
     type Changes<'a> = Vec<Added>;
 
-    const BATCH_MAX: usize = 100_000;
+    const BATCH_MAX: usize = 64_000;
+    const BATCH_AGE: Duration = Duration::from_millis(1);
+    const FETCH_WAIT: Option<Duration> = Some(Duration::from_millis(20));
     const PROJECTION: &'static Projection = &PROJECTION;
 
     async fn load(_: &mut PgConnection, _: &[Record<BannerClicked>]) -> sqlx::Result<()> {

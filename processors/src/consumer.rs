@@ -30,10 +30,8 @@ use tracing::{debug, warn};
 use self::assignment::Context;
 use crate::record::{Batch, Raw};
 
-/// Batches that wait for the fold.
-const CHANNEL_BATCHES: usize = 2;
-/// Batches that wait are joined up to so many records: a small one costs what a commit costs, whatever is in it.
-const JOINED_MAX: usize = 1_000;
+/// Batches that wait for the fold, beside the one that grows.
+const CHANNEL_BATCHES: usize = 1;
 /// The most bytes of keys and values in a batch.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How long the channel may be full before partitions are paused.
@@ -50,13 +48,16 @@ const PASSED_EVERY: Duration = Duration::from_millis(200);
 /// part of the work.
 const AT_ONCE: usize = 256;
 
-/// The most that is fetched of a partition at once, in bytes, unless the operator says otherwise.
-const FETCH_BYTES_MAX: &str = "262144";
-/// The most that is read ahead of a fold, of each partition. A small record takes several times its bytes, so this is memory
-/// while a fold catches up; ARCHITECTURE.md says what other sizes did.
+/// The most that is fetched of a partition at once, in bytes, unless the operator says otherwise. What is fetched together is
+/// folded together, and many records that change one row cost one change.
+const FETCH_BYTES_MAX: &str = "393216";
+/// Once there is so much, in bytes, the broker answers a fetch that may wait for more.
+const FETCH_BYTES_MIN: &str = "65536";
+/// The most that is read ahead of a fold, of all its partitions together, before another fetch. A small record takes several
+/// times its bytes, so this is memory while a fold catches up; ARCHITECTURE.md says what other sizes did.
 const READ_AHEAD_KBYTES_MAX: &str = "8192";
-/// The same in records, and no more than two batches of them.
-const READ_AHEAD_RECORDS_MAX: usize = 8_000;
+/// The same in records.
+const READ_AHEAD_RECORDS_MAX: &str = "2000";
 
 /// From which offset to read each of these partitions; may take a bounded time. With none when they are given back.
 pub type Start = dyn Fn(&[i32]) -> Result<Vec<(i32, i64)>, String> + Send + Sync;
@@ -71,6 +72,8 @@ pub struct Reading {
     pub batch_max: usize,
     /// How long a batch may wait for more records.
     pub batch_age: Duration,
+    /// How long the broker may wait for more records before it answers a fetch; none: with the first it answers.
+    pub fetch_wait: Option<Duration>,
 }
 
 /// How partitions are chosen.
@@ -104,6 +107,8 @@ pub struct Consumer {
     delivered: mpsc::Receiver<Delivered>,
     /// What came behind a batch and is not of it.
     behind: Option<Delivered>,
+    /// The most records in one.
+    batch_max: usize,
     commands: commands::Sender<Command>,
     epoch: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -130,11 +135,9 @@ impl Consumer {
             epoch: Arc::clone(&epoch),
             state: Mutex::default(),
         };
-        let mut config = config(kafka, &reading.partitions);
-        let read_ahead = READ_AHEAD_RECORDS_MAX.min(2 * reading.batch_max);
-        config.set("queued.min.messages", read_ahead.to_string());
-        let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
+        let consumer: BaseConsumer<Context> = reading.config(kafka).create_with_context(context)?;
         let name = format!("read-{}", reading.topic);
+        let batch_max = reading.batch_max;
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let reader = Reader {
                 consumer,
@@ -152,6 +155,7 @@ impl Consumer {
         Ok(Self {
             delivered,
             behind: None,
+            batch_max,
             commands,
             epoch,
             thread: Some(thread),
@@ -170,17 +174,25 @@ impl Consumer {
         })
     }
 
-    /// A batch and those that wait behind it, if they are small: who is slower than the batches come takes more at a
-    /// time, and does not let them queue.
+    /// A batch and those that wait behind it, as far as one may be as large: who is slower than the batches come takes more at
+    /// a time, and does not let them queue.
     fn joined(&mut self, mut batch: Box<Batch>) -> Box<Batch> {
-        while self.behind.is_none() && batch.len() < JOINED_MAX {
+        while self.behind.is_none() {
             match self.delivered.try_recv() {
-                Ok(Delivered::Batch(next)) if may_join(&batch, &next) => batch.append(&next),
+                Ok(Delivered::Batch(next)) if self.may_join(&batch, &next) => batch.append(&next),
                 Ok(other) => self.behind = Some(other),
                 Err(_) => break,
             }
         }
         batch
+    }
+
+    /// Whether two batches are to be one. A checkpoint is compared where a batch begins, so there may be no gap between
+    /// them.
+    fn may_join(&self, batch: &Batch, next: &Batch) -> bool {
+        batch.is_continued_by(next)
+            && batch.len() + next.len() <= self.batch_max
+            && batch.byte_len() + next.byte_len() <= BATCH_BYTES_MAX
     }
 
     /// Whether a batch belongs to the assignment that is in force.
@@ -216,11 +228,25 @@ impl Drop for Consumer {
     }
 }
 
-/// Whether two batches are to be one. A checkpoint is compared where a batch begins, so there may be no gap between them.
-fn may_join(batch: &Batch, next: &Batch) -> bool {
-    batch.is_continued_by(next)
-        && batch.len() + next.len() <= JOINED_MAX
-        && batch.byte_len() + next.byte_len() <= BATCH_BYTES_MAX
+impl Reading {
+    fn config(&self, kafka: &Kafka) -> ClientConfig {
+        let mut config = config(kafka, &self.partitions);
+        let Some(wait) = self.fetch_wait else {
+            return config;
+        };
+        let wait_ms = wait.as_millis().to_string();
+        let settings = [
+            ("fetch.wait.max.ms", &*wait_ms),
+            ("fetch.min.bytes", FETCH_BYTES_MIN),
+        ];
+        // Each means something else without the other.
+        if settings.iter().all(|(key, _)| config.get(key).is_none()) {
+            for (key, value) in settings {
+                config.set(key, value);
+            }
+        }
+        config
+    }
 }
 
 /// The settings of a client that reads partitions chosen like this.
@@ -247,7 +273,7 @@ pub fn config(kafka: &Kafka, partitions: &Partitions) -> ClientConfig {
         .set("group.protocol", "classic")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.queue.backoff.ms", "5")
-        .set("queued.min.messages", READ_AHEAD_RECORDS_MAX.to_string())
+        .set("queued.min.messages", READ_AHEAD_RECORDS_MAX)
         .set("queued.max.messages.kbytes", READ_AHEAD_KBYTES_MAX)
         .set("enable.partition.eof", "false");
     let sizes = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
@@ -559,6 +585,8 @@ mod tests {
     use super::*;
     use crate::record::Raw;
 
+    const BATCH_MAX: usize = 10;
+
     /// A batch of one record.
     fn batch(epoch: u64, partition: i32, offset: i64, value: &[u8]) -> Batch {
         let mut batch = Batch::of_epoch(epoch);
@@ -587,6 +615,7 @@ mod tests {
         let mut consumer = Consumer {
             delivered,
             behind: None,
+            batch_max: BATCH_MAX,
             commands: commands::channel().0,
             epoch: Arc::default(),
             thread: None,
@@ -639,7 +668,34 @@ mod tests {
     async fn what_would_be_too_large_is_not_joined() {
         let value = vec![0; BATCH_BYTES_MAX / 2 + 1];
         let large = |offset| Delivered::Batch(Box::new(batch(1, 0, offset, &value)));
-        let given = given(vec![large(0), large(1), small(1, 0, 2)]).await;
-        assert_eq!(given, ["1 [(0, 0..1)]", "1 [(0, 1..3)]"]);
+        let by_bytes = given(vec![large(0), large(1), small(1, 0, 2)]).await;
+        assert_eq!(by_bytes, ["1 [(0, 0..1)]", "1 [(0, 1..3)]"]);
+        let by_records = given((0..13).map(|offset| small(1, 0, offset)).collect()).await;
+        assert_eq!(by_records, ["1 [(0, 0..10)]", "1 [(0, 10..13)]"]);
+    }
+
+    #[test]
+    fn the_broker_waits_for_more_where_it_is_told_to_and_as_the_operator_says() {
+        let settings = |fetch_wait, properties: &[&str]| {
+            let kafka = Kafka {
+                brokers: "127.0.0.1:1".to_owned(),
+                prefix: String::new(),
+                properties: properties.iter().map(|p| p.parse().unwrap()).collect(),
+            };
+            let reading = Reading {
+                topic: "clicks".to_owned(),
+                partitions: Partitions::All(1),
+                batch_max: BATCH_MAX,
+                batch_age: Duration::ZERO,
+                fetch_wait,
+            };
+            let config = reading.config(&kafka);
+            ["fetch.wait.max.ms", "fetch.min.bytes"]
+                .map(|key| config.get(key).map(str::to_owned).unwrap_or_default())
+        };
+        let wait = Some(Duration::from_millis(20));
+        assert_eq!(settings(None, &[]), ["", ""]);
+        assert_eq!(settings(wait, &[]), ["20", FETCH_BYTES_MIN]);
+        assert_eq!(settings(wait, &["fetch.min.bytes=1"]), ["", "1"]);
     }
 }

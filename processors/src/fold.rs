@@ -34,6 +34,9 @@ pub trait Fold: Send + 'static {
     const BATCH_MAX: usize;
     /// How long a batch waits for more records, from its first on. What comes while another is applied is one anyway.
     const BATCH_AGE: Duration = Duration::from_millis(5);
+    /// How long the broker waits for more records before it answers a fetch; none: with the first it answers. For topics
+    /// whose records are small and many and wanted by nobody at once: a fetch a batch of the API's costs as much as the batch.
+    const FETCH_WAIT: Option<Duration> = None;
 
     /// The tables, and the version of this fold.
     const PROJECTION: &'static Projection;

@@ -350,6 +350,7 @@ impl<F: Fold> Runner<F> {
             },
             batch_max: F::BATCH_MAX,
             batch_age: F::BATCH_AGE,
+            fetch_wait: F::FETCH_WAIT,
         };
         let consumer = Consumer::start(&self.services.kafka, reading, self.starting_points());
         let consumer = consumer.map_err(|error| Halt(format!("{error:#}")))?;

@@ -1,6 +1,8 @@
 //! The fold of the refusals that needed no log: each is a row. Before this: `schemas/src/sale_attempts.rs`; next:
 //! `projections/src/sale_attempts.rs`.
 
+use std::time::Duration;
+
 use projections::{
     projection::Projection,
     rows::Rows,
@@ -25,6 +27,8 @@ impl Fold for SaleAttempts {
     type Changes<'a> = Vec<Row>;
 
     const BATCH_MAX: usize = 10_000;
+    const BATCH_AGE: Duration = Duration::from_millis(1);
+    const FETCH_WAIT: Option<Duration> = Some(Duration::from_millis(20));
     const PROJECTION: &'static Projection = &PROJECTION;
 
     async fn load(_: &mut PgConnection, _: &[Record<CheckoutRefused>]) -> sqlx::Result<()> {

@@ -217,6 +217,7 @@ impl<'a, E: Observe> Tail<'a, E> {
             partitions: Partitions::All(E::TOPIC.partitions),
             batch_max: BATCH_MAX,
             batch_age: BATCH_AGE,
+            fetch_wait: None,
         };
         let app = Arc::clone(self.app);
         let start = move |_: &[i32]| Ok(vec![(0, E::next_offset(&app.sale))]);

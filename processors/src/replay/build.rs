@@ -282,6 +282,7 @@ impl<F: Fold> Build<F> {
             partitions: Partitions::All(F::Event::TOPIC.partitions),
             batch_max: F::BATCH_MAX,
             batch_age: BATCH_AGE,
+            fetch_wait: None,
         };
         Consumer::start(&self.services.kafka, reading, start)
     }

@@ -190,6 +190,7 @@ impl Reader {
             partitions: Partitions::All(E::TOPIC.partitions),
             batch_max: BATCH_MAX,
             batch_age: BATCH_AGE,
+            fetch_wait: None,
         };
         let start: Arc<Start> = Arc::new(move |_| Ok(vec![(0, from)]));
         Consumer::start(&self.kafka, reading, start)
