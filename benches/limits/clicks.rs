@@ -25,7 +25,7 @@ pub const MAXIMUM: &str = "clicks-512";
 const CONNECTIONS: [(i64, Option<f64>); 2] = [(64, Some(0.35)), (512, Some(0.6))];
 const BANNER: i64 = 7;
 /// How long it warms up, in seconds: a broker that has just started takes three times as long for everything at first.
-const WARM_UP: u64 = 10;
+const WARM_UP: u64 = 20;
 
 /// Measures the row.
 ///
