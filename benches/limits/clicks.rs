@@ -24,7 +24,7 @@ pub const MAXIMUM: &str = "clicks-512";
 
 const CONNECTIONS: [(i64, Option<f64>); 2] = [(64, Some(0.35)), (512, Some(0.6))];
 const BANNER: i64 = 7;
-/// How long it warms up, in seconds: a broker that has just started takes three times as long for everything at first.
+/// How long the broker warms up, in seconds: one that has just started takes three times as long for everything at first.
 const WARM_UP: u64 = 20;
 
 /// Measures the row.
@@ -36,12 +36,11 @@ pub async fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
     let mut run = world.spawn(&["run"], &[("MILLRACE_BENCH_ROUTES", "true")]);
     run.ready().await;
     let empty = format!("http://{}/bench/click", run.address());
+    output::note("clicks: warms up the broker");
+    count(&world, &run, CONNECTIONS[0].0, WARM_UP).await?;
     for (connections, target) in CONNECTIONS {
-        output::note(format_args!(
-            "clicks: warms up over {connections} connections"
-        ));
         wrk(&empty, connections, 1, Turns::None).await?;
-        count(&world, &run, connections, WARM_UP).await?;
+        count(&world, &run, connections, 1).await?;
         let row = Row::new(
             format!("{NAME}-{connections}"),
             "clicks, 204 after the ack",

@@ -240,7 +240,7 @@ impl Reading {
             ("fetch.min.bytes", FETCH_BYTES_MIN),
         ];
         // Each means something else without the other.
-        if settings.iter().all(|(key, _)| config.get(key).is_none()) {
+        if !says_any(&config, settings.map(|(key, _)| key)) {
             for (key, value) in settings {
                 config.set(key, value);
             }
@@ -277,10 +277,15 @@ pub fn config(kafka: &Kafka, partitions: &Partitions) -> ClientConfig {
         .set("queued.max.messages.kbytes", READ_AHEAD_KBYTES_MAX)
         .set("enable.partition.eof", "false");
     let sizes = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
-    if sizes.iter().all(|size| config.get(size).is_none()) {
+    if !says_any(&config, sizes) {
         config.set(sizes[0], FETCH_BYTES_MAX);
     }
     config
+}
+
+/// Whether the operator has set one of these.
+fn says_any(config: &ClientConfig, keys: [&str; 2]) -> bool {
+    keys.iter().any(|key| config.get(key).is_some())
 }
 
 /// The reading thread.
