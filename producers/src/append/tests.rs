@@ -14,6 +14,8 @@ use super::{
 const TOPIC: &str = "appended";
 /// No timeout of the producer's own decides a test.
 const PATIENT: &str = "message.timeout.ms=60000";
+/// One does, but connecting does not take that long, however busy the machine.
+const SOON: &str = "message.timeout.ms=10000";
 
 fn appender(kafka: &Kafka) -> Appender {
     Appender::new(kafka, Profile::Interactive, AppendMetrics::default()).unwrap()
@@ -110,7 +112,7 @@ async fn what_never_left_is_not_written() {
 #[tokio::test]
 async fn a_producer_whose_records_wait_for_too_long_is_given_up_and_none_is_sent_again() {
     let broker = MockBroker::start(TOPIC, 1);
-    let appender = appender(&broker.kafka(&["message.timeout.ms=1000"]));
+    let appender = appender(&broker.kafka(&[SOON]));
     assert_eq!(append_one(&appender, b"before").await.last, [(0, 0)]);
     broker.acknowledge_after(LONG);
     let unanswered = append(&appender, &[b"unanswered"]);
@@ -126,7 +128,7 @@ async fn a_producer_whose_records_wait_for_too_long_is_given_up_and_none_is_sent
 #[tokio::test]
 async fn what_was_written_without_an_acknowledgement_is_unknown() {
     let broker = MockBroker::start(TOPIC, 1);
-    let appender = appender(&broker.kafka(&["message.timeout.ms=1500", "request.timeout.ms=1000"]));
+    let appender = appender(&broker.kafka(&[SOON, "request.timeout.ms=2000"]));
     assert_eq!(append_one(&appender, b"before").await.last, [(0, 0)]);
     // However many requests these records are spread over.
     for _ in 0..20 {
