@@ -172,6 +172,19 @@ impl<V: Weight> Coherent<V> {
         F: Fn() -> R,
         R: Future<Output = Answer<V>>,
     {
+        if let Some(State::Known { value, .. }) = self.look(wanted.key) {
+            self.metrics.hits.inc();
+            return Ok(Got { value, hit: true });
+        }
+        // Boxed, so that hits do not carry along what only misses need: it is copied with every request.
+        Box::pin(self.miss(wanted, read)).await
+    }
+
+    async fn miss<F, R>(&self, wanted: Wanted<'_>, read: F) -> Result<Got<V>, GetError>
+    where
+        F: Fn() -> R,
+        R: Future<Output = Answer<V>>,
+    {
         loop {
             match self.claim(wanted.key) {
                 Claim::Known(value) => {
@@ -253,11 +266,14 @@ impl<V: Weight> Coherent<V> {
         }
     }
 
+    fn look(&self, key: &str) -> Option<State<V>> {
+        let entry = self.entries.get(key)?;
+        self.is_alive(&entry).then_some(entry.state)
+    }
+
     fn claim(&self, key: &str) -> Claim<'_, V> {
-        if let Some(entry) = self.entries.get(key)
-            && self.is_alive(&entry)
-        {
-            return entry.state.into_claim();
+        if let Some(state) = self.look(key) {
+            return state.into_claim();
         }
         // Before what has begun is asked: see `stop`.
         let life = self.life.load(Ordering::SeqCst);

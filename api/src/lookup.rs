@@ -122,9 +122,11 @@ where
     // A value depends on nothing but its own partition.
     let mut here = asked.places.to_vec();
     here.retain(|(other, _)| *other == partition);
-    app.await_tail::<D>(partition, &here, asked.deadline)
-        .await
-        .map_err(LookUpError::Position)?;
+    if !here.is_empty() {
+        Box::pin(app.await_tail::<D>(partition, &here, asked.deadline))
+            .await
+            .map_err(LookUpError::Position)?;
+    }
     let wanted = Wanted {
         key: asked.key,
         partition,
@@ -155,8 +157,7 @@ impl App {
         deadline: Instant,
     ) -> Result<(), ApiError> {
         let (cache, topic) = (D::cache(self), D::Event::TOPIC);
-        let has_tail = cache.resume(partition).is_some();
-        if has_tail || places.is_empty() {
+        if cache.resume(partition).is_some() {
             return self.passed(cache.passed(), topic, places, deadline).await;
         }
         self.within_log(topic, places, deadline).await?;
