@@ -11,7 +11,7 @@ mod commands;
 mod logs;
 mod output;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use tikv_jemallocator::Jemalloc;
@@ -26,6 +26,9 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 
 const FAILED: u8 = 1;
 const USED_WRONGLY: u8 = 2;
+/// For how long questions are waited for that nobody asks any more. One to a broker that does not answer, for each
+/// topic, would take minutes.
+const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -45,8 +48,14 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let done = runtime.block_on(dispatch(cli));
+    runtime.shutdown_timeout(LAST_QUESTIONS);
+    done
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let connection = cli.connection;
     match cli.command {
         Command::Run(args) => commands::serve::run(connection, args).await,

@@ -1,7 +1,11 @@
 //! How a row is measured and told: pairs in turns, a table for people, a file for programs, a chart where one is asked for.
 
 use std::{
-    collections::BTreeMap, env, fs, path::Path, process::ExitCode, thread::available_parallelism,
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -245,6 +249,7 @@ pub struct Report {
     settings: Settings,
     started_at: Timestamp,
     rows: Vec<Row>,
+    failed: Vec<String>,
     latencies: Vec<Latency>,
     /// By row, the most memory that a `millrace run` or `millrace process` took in it, in MiB.
     run_mb: BTreeMap<String, u64>,
@@ -260,6 +265,7 @@ impl Report {
             settings: settings.clone(),
             started_at: Timestamp::from_millisecond(clock::now_ms()).unwrap_or_default(),
             rows: Vec::new(),
+            failed: Vec::new(),
             latencies: Vec::new(),
             run_mb: BTreeMap::new(),
             notes: Vec::new(),
@@ -300,12 +306,25 @@ impl Report {
         row.map(Row::rate)
     }
 
+    /// Tells why a row has no result, if it has none, and writes the file with what there is: an hour of measuring is not
+    /// lost for what comes after it.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn row_ended(&mut self, row: &str, measured: Result<()>) -> Result<()> {
+        if let Err(error) = measured {
+            output::error(&error.context(format!("row {row}")));
+            self.failed.push(row.to_owned());
+        }
+        self.write(&folder()).map(drop)
+    }
+
     /// Writes the file and prints the table.
     ///
     /// # Errors
-    /// If one of them cannot be written.
+    /// If one of them cannot be written, or a row has no result.
     pub fn finish(&self) -> Result<()> {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+        let folder = folder();
         let file = self.write(&folder)?;
         output::line(format_args!("\n{}", machine()))?;
         output::line(self.bench.about)?;
@@ -328,10 +347,14 @@ impl Report {
             output::line(note)?;
         }
         output::line(format_args!("raw numbers: {file}"))?;
-        match env::var("BENCH_CHART") {
-            Ok(chart) if !chart.is_empty() => chart::draw(&folder, Path::new(&chart)),
-            _ => Ok(()),
+        if let Ok(chart) = env::var("BENCH_CHART")
+            && !chart.is_empty()
+        {
+            chart::draw(&folder, Path::new(&chart))?;
         }
+        let failed = self.failed.join(", ");
+        ensure!(failed.is_empty(), "without a result: {failed}");
+        Ok(())
     }
 
     fn print_rows(&self) -> Result<()> {
@@ -406,6 +429,7 @@ impl Report {
             "machine": machine(),
             "settings": self.settings,
             "rows": self.rows,
+            "failed": self.failed,
             "ratios": ratios,
             "latencies": self.latencies,
             "run_mb": self.run_mb,
@@ -456,6 +480,11 @@ pub fn rounded(rate: f64) -> String {
         reason = "rates are positive and far below 2^64"
     )]
     output::grouped(rate.round() as u64)
+}
+
+/// Where the files are.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench")
 }
 
 fn machine() -> String {

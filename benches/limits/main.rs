@@ -55,7 +55,7 @@ mod output;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use self::{
     common::{chart, hits, run, tools},
@@ -107,7 +107,7 @@ async fn measure() -> Result<()> {
     let settings = Settings::from_env(&BENCH)?;
     let mut report = Report::new(&BENCH, &settings);
     for row in &settings.rows {
-        match row.as_str() {
+        let measured = match row.as_str() {
             clicks::NAME => clicks::measure(&settings, &mut report).await,
             orders::NAME => orders::measure(&settings, &mut report).await,
             folds::CLICKS => folds::measure_clicks(&settings, &mut report).await,
@@ -134,8 +134,8 @@ async fn measure() -> Result<()> {
             sale::MEMORY => sale::memory::measure(&settings, &mut report).await,
             sale::STAMPEDE => sale::stampede::measure(&settings, &mut report).await,
             other => bail!("BENCH has no row {other}: {}", BENCH.rows.join(", ")),
-        }
-        .with_context(|| format!("row {row}"))?;
+        };
+        report.row_ended(row, measured)?;
     }
     report.finish()
 }

@@ -63,7 +63,7 @@ mod output;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use self::{
     common::{chart, hits, run, tools},
@@ -99,7 +99,7 @@ async fn measure() -> Result<()> {
     let settings = Settings::from_env(&BENCH)?;
     let mut report = Report::new(&BENCH, &settings);
     for row in &settings.rows {
-        match row.as_str() {
+        let measured = match row.as_str() {
             counter::WIDE => counter::measure_wide(&settings, &mut report).await,
             counter::NARROW => counter::measure_narrow(&settings, &mut report).await,
             latency::NAME => latency::measure(&settings, &mut report).await,
@@ -111,8 +111,8 @@ async fn measure() -> Result<()> {
             streams::NAME => streams::measure(&settings, &mut report).await,
             consumer::NAME => consumer::measure(&settings, &mut report).await,
             other => bail!("BENCH has no row {other}: {}", BENCH.rows.join(", ")),
-        }
-        .with_context(|| format!("row {row}"))?;
+        };
+        report.row_ended(row, measured)?;
     }
     report.finish()
 }

@@ -181,6 +181,8 @@ fn run_fold<F: Fold>(services: Services, stop: &CancellationToken) {
             consumer.stop().await;
         }
     });
+    // Whoever looks back into the log now looks for nobody.
+    runtime.shutdown_background();
 }
 
 /// One fold at work.

@@ -1,9 +1,12 @@
 //! A process that is told to stop.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use rand::RngExt;
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    time::{sleep, timeout},
+};
 
 use super::{
     faults,
@@ -93,6 +96,20 @@ async fn told_to_stop_while_the_servers_are_dead_it_ends_all_the_same() {
     for server in ["kafka", "registry", "postgres"] {
         turn.start(server).await;
     }
+}
+
+#[tokio::test]
+async fn told_to_stop_while_the_broker_stands_still_it_does_not_wait_for_its_own_questions() {
+    let turn = servers_to_kill().await;
+    let world = World::on(turn.servers(), "asking").await;
+    let mut run = world.start(["run"]).await;
+    let paused = turn.pause("kafka");
+    // By then it asks where each of its topics ends, and would go on for a minute.
+    sleep(Duration::from_secs(6)).await;
+    run.ask_to_stop();
+    let ended = run.ended_within(Duration::from_secs(40)).await;
+    drop(paused);
+    assert_eq!(ended.code(), Some(0));
 }
 
 impl Caller {
