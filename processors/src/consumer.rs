@@ -24,7 +24,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tracing::{debug, warn};
 
 use self::assignment::Context;
@@ -44,6 +44,8 @@ const FULL: Duration = Duration::from_millis(5);
 const IDLE_POLL: Duration = Duration::from_millis(50);
 /// How often it is asked what was passed without a record, while none comes.
 const PASSED_EVERY: Duration = Duration::from_millis(200);
+/// How long a consumer may take to leave.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// How many records are taken without a look at the clock and at the commands, which for each record would be a large
 /// part of the work.
 const AT_ONCE: usize = 256;
@@ -212,12 +214,16 @@ impl Consumer {
         let _ = self.commands.send(Command::Applied(spans.to_vec()));
     }
 
-    /// Ends the thread and waits for it, on a thread where waiting is allowed.
+    /// Ends the thread and waits for it, on a thread where waiting is allowed; but not for long: the client may wait for a
+    /// minute until a broker that stands still has let it go.
     pub async fn stop(mut self) {
         let _ = self.commands.send(Command::Stop);
         self.delivered.close();
         if let Some(thread) = self.thread.take() {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            let joined = spawn_blocking(move || thread.join());
+            if timeout(GOODBYE, joined).await.is_err() {
+                warn!("does not wait any longer until the broker lets a consumer go");
+            }
         }
     }
 }
