@@ -272,9 +272,6 @@ impl<V: Weight> Coherent<V> {
     }
 
     fn claim(&self, key: &str) -> Claim<'_, V> {
-        if let Some(state) = self.look(key) {
-            return state.into_claim();
-        }
         // Before what has begun is asked: see `stop`.
         let life = self.life.load(Ordering::SeqCst);
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);

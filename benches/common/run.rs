@@ -306,7 +306,7 @@ impl Report {
         row.map(Row::rate)
     }
 
-    /// Tells why a row has no result, if it has none, and writes the file with what there is: an hour of measuring is not
+    /// Tells why a row failed, if it did, and writes the file with what there is: an hour of measuring is not
     /// lost for what comes after it.
     ///
     /// # Errors
@@ -322,7 +322,7 @@ impl Report {
     /// Writes the file and prints the table.
     ///
     /// # Errors
-    /// If one of them cannot be written, or a row has no result.
+    /// If one of them cannot be written, or a row failed.
     pub fn finish(&self) -> Result<()> {
         let folder = folder();
         let file = self.write(&folder)?;
@@ -353,7 +353,7 @@ impl Report {
             chart::draw(&folder, Path::new(&chart))?;
         }
         let failed = self.failed.join(", ");
-        ensure!(failed.is_empty(), "without a result: {failed}");
+        ensure!(failed.is_empty(), "failed: {failed}");
         Ok(())
     }
 

@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 use self::assignment::Context;
 use crate::record::{Batch, Raw};
 
-/// Batches that wait for the fold, beside the one that grows.
+/// Batches in the channel, beside the one that grows and one that the owner may have taken but not joined.
 const CHANNEL_BATCHES: usize = 1;
 /// The most bytes of keys and values in a batch.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -45,7 +45,7 @@ const IDLE_POLL: Duration = Duration::from_millis(50);
 /// How often it is asked what was passed without a record, while none comes.
 const PASSED_EVERY: Duration = Duration::from_millis(200);
 /// How long a consumer may take to leave.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOODBYE: Duration = Duration::from_secs(6);
 /// How many records are taken without a look at the clock and at the commands, which for each record would be a large
 /// part of the work.
 const AT_ONCE: usize = 256;
@@ -109,6 +109,8 @@ pub struct Consumer {
     delivered: mpsc::Receiver<Delivered>,
     /// What came behind a batch and is not of it.
     behind: Option<Delivered>,
+    /// The topic's full name.
+    topic: String,
     /// The most records in one.
     batch_max: usize,
     commands: commands::Sender<Command>,
@@ -139,7 +141,7 @@ impl Consumer {
         };
         let consumer: BaseConsumer<Context> = reading.config(kafka).create_with_context(context)?;
         let name = format!("read-{}", reading.topic);
-        let batch_max = reading.batch_max;
+        let (topic, batch_max) = (reading.topic.clone(), reading.batch_max);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let reader = Reader {
                 consumer,
@@ -157,6 +159,7 @@ impl Consumer {
         Ok(Self {
             delivered,
             behind: None,
+            topic,
             batch_max,
             commands,
             epoch,
@@ -179,7 +182,7 @@ impl Consumer {
     /// A batch and those that wait behind it, as far as one may be as large: who is slower than the batches come takes more at
     /// a time, and does not let them queue.
     fn joined(&mut self, mut batch: Box<Batch>) -> Box<Batch> {
-        while self.behind.is_none() {
+        while self.behind.is_none() && batch.len() < self.batch_max {
             match self.delivered.try_recv() {
                 Ok(Delivered::Batch(next)) if self.may_join(&batch, &next) => batch.append(&next),
                 Ok(other) => self.behind = Some(other),
@@ -214,15 +217,18 @@ impl Consumer {
         let _ = self.commands.send(Command::Applied(spans.to_vec()));
     }
 
-    /// Ends the thread and waits for it, on a thread where waiting is allowed; but not for long: the client may wait for a
-    /// minute until a broker that stands still has let it go.
+    /// Ends the thread and waits for it, on a thread where waiting is allowed; but not for long: a broker that stands still lets
+    /// nobody go.
     pub async fn stop(mut self) {
         let _ = self.commands.send(Command::Stop);
         self.delivered.close();
         if let Some(thread) = self.thread.take() {
             let joined = spawn_blocking(move || thread.join());
             if timeout(GOODBYE, joined).await.is_err() {
-                warn!("does not wait any longer until the broker lets a consumer go");
+                warn!(
+                    topic = self.topic,
+                    "a consumer has not ended yet and is left alone"
+                );
             }
         }
     }

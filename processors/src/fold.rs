@@ -35,8 +35,8 @@ pub trait Fold: Send + 'static {
     /// How long a batch waits for more records, from its first on. What comes while another is applied is one anyway.
     const BATCH_AGE: Duration = Duration::from_millis(5);
     /// How long the broker waits for more records before it answers a fetch; none: it answers with the first. For topics with
-    /// many small records for whose fold nobody waits: else each batch of the API's is fetched alone, which costs the broker as
-    /// much as the batch did. What comes with a fetch comes at once, so that the batch itself need not wait for long.
+    /// many small records whose fold may be that much later: else each batch of the API's is fetched alone, which costs the
+    /// broker as much as the batch did. What comes with a fetch comes at once, so that the batch itself need not wait for long.
     const FETCH_WAIT: Option<Duration> = None;
 
     /// The tables, and the version of this fold.

@@ -181,7 +181,7 @@ fn run_fold<F: Fold>(services: Services, stop: &CancellationToken) {
             consumer.stop().await;
         }
     });
-    // Whoever looks back into the log now looks for nobody.
+    // Whoever looks back into the log now looks for nobody, and a consumer that was left alone is not waited for here.
     runtime.shutdown_background();
 }
 

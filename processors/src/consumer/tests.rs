@@ -31,6 +31,7 @@ async fn given(left: Vec<Delivered>) -> Vec<String> {
     let mut consumer = Consumer {
         delivered,
         behind: None,
+        topic: "clicks".to_owned(),
         batch_max: BATCH_MAX,
         commands: commands::channel().0,
         epoch: Arc::default(),
