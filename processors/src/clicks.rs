@@ -27,7 +27,7 @@ impl Fold for Clicks {
     type Prior = ();
     type Changes<'a> = Vec<Added>;
 
-    const BATCH_MAX: usize = 64_000;
+    const BATCH_MAX: usize = 128_000;
     const BATCH_AGE: Duration = Duration::from_millis(1);
     const FETCH_WAIT: Option<Duration> = Some(Duration::from_millis(20));
     const PROJECTION: &'static Projection = &PROJECTION;

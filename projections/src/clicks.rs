@@ -16,7 +16,16 @@ pub static PROJECTION: Projection = Projection {
     of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/clicks.sql"),
+    fold_settings: &LOOKUPS,
 };
+
+/// Each row of a batch is looked up by its key. While the table is small it would be cheaper to read all of it, and the plan
+/// would be kept while it grows.
+const LOOKUPS: [(&str, &str); 3] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
 
 /// Clicks to add to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +41,8 @@ pub struct Added {
 }
 
 impl Changes for Vec<Added> {
-    /// Adds the clicks; the rows have to be sorted by key, one row a key.
+    /// Adds the clicks; the rows have to be sorted by key, one row a key. Nobody else may write to their partitions meanwhile: a
+    /// fold has locked their checkpoints. So it need not be an upsert, which takes a fifth longer.
     async fn apply(&self, transaction: &mut PgConnection) -> sqlx::Result<()> {
         if self.is_empty() {
             return Ok(());
@@ -40,11 +50,16 @@ impl Changes for Vec<Added> {
         let column = |get: fn(&Added) -> i64| self.iter().map(get).collect::<Vec<_>>();
         let partitions: Vec<_> = self.iter().map(|row| row.partition).collect();
         sqlx::query(
-            "INSERT INTO stats AS s (banner_id, ts, partition, v)
-             SELECT a.banner_id, to_timestamp(a.minute * 60), a.partition, a.clicks
-             FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[])
-                 AS a(banner_id, minute, partition, clicks)
-             ON CONFLICT (banner_id, ts, partition) DO UPDATE SET v = s.v + excluded.v",
+            "MERGE INTO stats AS s
+             USING (
+                 SELECT banner_id, to_timestamp(minute * 60) AS ts, partition, clicks
+                 FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[])
+                     AS a(banner_id, minute, partition, clicks)
+             ) AS a
+             ON s.banner_id = a.banner_id AND s.ts = a.ts AND s.partition = a.partition
+             WHEN MATCHED THEN UPDATE SET v = s.v + a.clicks
+             WHEN NOT MATCHED THEN INSERT (banner_id, ts, partition, v)
+                 VALUES (a.banner_id, a.ts, a.partition, a.clicks)",
         )
         .bind(column(|row| row.banner_id))
         .bind(column(|row| row.minute))

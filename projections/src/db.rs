@@ -118,7 +118,8 @@ impl Database {
         schema: &str,
     ) -> sqlx::Result<PgConnection> {
         let name = format!("millrace-fold-{}", projection.name);
-        self.connect_as(&name, FOLD_SETTINGS, [("search_path", schema)])
+        let settings = FOLD_SETTINGS.iter().chain(projection.fold_settings);
+        self.connect_as(&name, settings.copied(), [("search_path", schema)])
             .await
     }
 

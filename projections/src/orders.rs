@@ -17,6 +17,7 @@ pub static PROJECTION: Projection = Projection {
     of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/orders.sql"),
+    fold_settings: &[],
 };
 
 /// SHA-256 of an order's content.

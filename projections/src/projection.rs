@@ -38,6 +38,8 @@ pub struct Projection {
     pub version: i32,
     /// The statements that make its tables, run in an empty schema.
     pub tables: &'static str,
+    /// Settings of Postgres for the sessions of its fold.
+    pub fold_settings: &'static [(&'static str, &'static str)],
 }
 
 /// What a batch changes in the tables of a projection.

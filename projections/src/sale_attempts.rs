@@ -15,6 +15,7 @@ pub static PROJECTION: Projection = Projection {
     of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/sale_attempts.sql"),
+    fold_settings: &[],
 };
 
 /// A refusal to store.

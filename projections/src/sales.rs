@@ -15,6 +15,7 @@ pub static PROJECTION: Projection = Projection {
     of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/sales.sql"),
+    fold_settings: &[],
 };
 
 /// How a sale stands after its newest request.

@@ -21,6 +21,7 @@ pub static PROJECTION: Projection = Projection {
     of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/segments.sql"),
+    fold_settings: &[],
 };
 
 /// For how long a key keeps its verdict, in milliseconds of log time.

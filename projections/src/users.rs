@@ -14,6 +14,7 @@ pub static PROJECTION: Projection = Projection {
     of: &TOPIC,
     version: 1,
     tables: include_str!("../sql/users.sql"),
+    fold_settings: &[],
 };
 
 /// What a record makes of a user.

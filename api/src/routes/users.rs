@@ -1,7 +1,7 @@
 //! Users: their profiles, from memory as a rule. Before this: `projections/src/users.rs`. The shapes of `GET /v1/users`
 //! are those of an earlier service, whose clients know them.
 
-use std::sync::Arc;
+use std::{io::Write as _, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Path, Query, State, rejection::QueryRejection},
@@ -210,11 +210,12 @@ fn refused(status: StatusCode, message: &str, reason: Reason) -> Response {
 /// What every answer ends with.
 fn close(body: &mut Vec<u8>, hit: bool, now_ms: i64) {
     let now = Timestamp::from_millisecond(now_ms).unwrap_or_default();
-    let end = format!(
+    write!(
+        body,
         r#","cache_hit":{hit},"metadata":{{"timestamp":"{:.0}","version":"v1"}}}}"#,
         Timestamp::from_second(now.as_second()).unwrap_or_default()
-    );
-    body.extend_from_slice(end.as_bytes());
+    )
+    .expect("there is room for a few bytes");
 }
 
 /// Set the profile of a user

@@ -1,7 +1,11 @@
 //! A generation that is made in one go: all records in memory, as far as there is room, and rows by COPY into tables that
-//! get their keys afterwards. A thread reads and folds; beside it, rows are written.
+//! get their keys afterwards. A thread reads, a second one folds, and beside them rows are written.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, mpsc as batches},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use producers::kafka::Kafka;
@@ -25,12 +29,14 @@ use super::{
 use crate::{
     fold::{Fold, Memory as _, When, Whole},
     inspect::{self, Log},
-    record::{Raw, Record},
+    record::{Batch, Raw, Record},
     runtime::step::fold_into,
 };
 
 /// How long the broker may take to give the last records once more.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Batches, each of what the client had at once, that wait to be folded.
+const BATCHES_WAITING: usize = 8;
 /// Rows and dead letters that wait to be written.
 const PARTS_WAITING: usize = 4;
 /// Dead letters are stored in bundles.
@@ -169,7 +175,19 @@ struct Gathering<E> {
 impl<E: Event> Gathering<E> {
     /// Reads everything before these offsets, or as much as there is room for.
     fn read(mut self, kafka: &Kafka, topic: &str, until: &Offsets) -> Result<Gathered<E>> {
-        scan(kafka, topic, until, &mut self)?;
+        let (sender, batches) = batches::sync_channel(BATCHES_WAITING);
+        thread::scope(|scope| {
+            let mut ahead = Ahead {
+                batch: Batch::default(),
+                sender,
+            };
+            let reading = scope.spawn(move || scan(kafka, topic, until, &mut ahead));
+            let folded = self.fold(batches);
+            let read = reading
+                .join()
+                .expect("a reader that panics ends the program");
+            folded.and(read)
+        })?;
         self.know_the_last(kafka, topic)?;
         if !self.is_full {
             // A partition may end in a gap.
@@ -185,6 +203,20 @@ impl<E: Event> Gathering<E> {
             learned: self.events.learned,
             end: self.whole.end(),
         })
+    }
+
+    /// Folds what is read, until there is no more, or no room for it.
+    fn fold(&mut self, batches: batches::Receiver<Batch>) -> Result<()> {
+        for batch in batches {
+            for raw in batch.iter() {
+                self.see(&raw)?;
+            }
+            self.passed()?;
+            if self.is_full {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps of each partition the record that was read last, to know the log again by.
@@ -220,12 +252,7 @@ impl<E: Event> Gathering<E> {
         Ok(())
     }
 
-    fn memory(&self) -> usize {
-        self.whole.memory() + self.late_bytes
-    }
-}
-
-impl<E: Event> Visitor for Gathering<E> {
+    /// Folds a record, in the order of its partition.
     fn see(&mut self, raw: &Raw<'_>) -> Result<()> {
         match self.events.event(raw)? {
             Err(rejected) => self.letters.push(rejected.into_letter(raw)),
@@ -247,7 +274,8 @@ impl<E: Event> Visitor for Gathering<E> {
         Ok(())
     }
 
-    fn goes_on(&mut self) -> Result<bool> {
+    /// After each batch: gives what is worth being written.
+    fn passed(&mut self) -> Result<()> {
         self.progress.add(std::mem::take(&mut self.seen));
         self.give(When::Passing)?;
         if self.letters.len() >= LETTERS_MAX {
@@ -257,7 +285,30 @@ impl<E: Event> Visitor for Gathering<E> {
             self.give(When::Full)?;
             self.is_full = self.memory() > self.memory_bytes;
         }
-        Ok(!self.is_full)
+        Ok(())
+    }
+
+    fn memory(&self) -> usize {
+        self.whole.memory() + self.late_bytes
+    }
+}
+
+/// Hands what is read over to who folds it.
+struct Ahead {
+    batch: Batch,
+    sender: batches::SyncSender<Batch>,
+}
+
+impl Visitor for Ahead {
+    fn see(&mut self, raw: &Raw<'_>) -> Result<()> {
+        self.batch.push(*raw, raw.offset);
+        Ok(())
+    }
+
+    fn goes_on(&mut self) -> Result<bool> {
+        let batch = std::mem::take(&mut self.batch);
+        // Fails once nobody folds any more, who says why.
+        Ok(self.sender.send(batch).is_ok())
     }
 }
 
